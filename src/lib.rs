@@ -1,0 +1,25 @@
+//! Raft for services that already have an async stack.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod error;
+mod id;
+pub mod membership;
+mod raft;
+pub mod runtime;
+mod state_machine;
+mod status;
+pub mod storage;
+pub mod transport;
+
+pub use self::config::{Config, ConfigError};
+pub use self::error::{Error, Fatal, NoLeader};
+pub use self::id::{ClusterId, GroupId, InvalidId, LogId, NodeId};
+pub use self::membership::{Change, Member, Membership, MembershipError, Role};
+pub use self::raft::{
+    Applied, BootstrapError, Consistency, JoinError, ProposeError, ReadError, ReadGuarantee,
+    StartError, TransferError,
+};
+pub use self::state_machine::{BoxError, Command, Snapshot, StateMachine};
+pub use self::status::{Counters, Progress, RaftRole, Status};

@@ -1,0 +1,377 @@
+//! Changing who is in the cluster: what is asked, what the engine is told, and what comes out.
+
+use std::collections::BTreeMap;
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+
+use super::{Member, Membership, Role, put_text, read_id, read_text};
+use crate::error::{Fatal, NoLeader};
+use crate::id::NodeId;
+use crate::transport::DecodeError;
+
+/// One change of the membership.
+///
+/// A server is added as a learner and promoted when it has caught up (thesis 4.2.1): a voter that has nothing
+/// yet would count for commit and hold it up.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Change {
+    /// Add a server in the role that it names. Adding one that is there already, as it is, changes nothing.
+    Add(Member),
+    /// Make a voter a learner.
+    Demote(NodeId),
+    /// Make a learner a voter.
+    Promote(NodeId),
+    /// Change where a member is reached.
+    Readdress {
+        /// The member.
+        id: NodeId,
+        /// Its new address.
+        address: String,
+    },
+    /// Take a member out; its id can never come back.
+    Remove(NodeId),
+    /// Take a member out and put another in, in one step (joint consensus, thesis 4.3).
+    Replace {
+        /// Who leaves.
+        old: NodeId,
+        /// Who comes.
+        new: Member,
+    },
+}
+
+impl Change {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        let (tag, id) = match self {
+            Self::Add(member) => (0, member.id),
+            Self::Demote(id) => (1, *id),
+            Self::Promote(id) => (2, *id),
+            Self::Readdress { id, .. } => (3, *id),
+            Self::Remove(id) => (4, *id),
+            Self::Replace { old, .. } => (5, *old),
+        };
+        out.put_u8(tag);
+        out.put_slice(&id.to_bytes());
+        match self {
+            Self::Add(member) | Self::Replace { new: member, .. } => member.write(&mut out),
+            Self::Readdress { address, .. } => put_text(&mut out, address),
+            Self::Demote(_) | Self::Promote(_) | Self::Remove(_) => {}
+        }
+        out.freeze()
+    }
+
+    pub(crate) fn decode(mut bytes: Bytes) -> Result<Self, DecodeError> {
+        let tag = bytes.try_get_u8()?;
+        let id = read_id(&mut bytes)?;
+        let change = match tag {
+            0 => Self::Add(Member::decode(&mut bytes)?),
+            1 => Self::Demote(id),
+            2 => Self::Promote(id),
+            3 => Self::Readdress { id, address: read_text(&mut bytes)? },
+            4 => Self::Remove(id),
+            5 => Self::Replace { old: id, new: Member::decode(&mut bytes)? },
+            _ => return Err(DecodeError::Invalid { field: "change" }),
+        };
+        if !bytes.is_empty() {
+            return Err(DecodeError::TrailingBytes { bytes: bytes.len() });
+        }
+        Ok(change)
+    }
+}
+
+/// Why the membership was not changed. All but [`Unknown`](Self::Unknown) promise that it was not.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MembershipError {
+    /// The address belongs to another member.
+    #[error("address {address:?} belongs to member {id}")]
+    AddressTaken {
+        /// The address.
+        address: String,
+        /// Whose it is.
+        id: NodeId,
+    },
+    /// Another change is not finished yet; try again.
+    #[error("another membership change is in progress")]
+    InProgress,
+    /// No voter would be left.
+    #[error("need at least one voter in configuration")]
+    LastVoter,
+    /// There is nobody to ask.
+    #[error(transparent)]
+    NoLeader(#[from] NoLeader),
+    /// A name or address is longer than 1,024 bytes, or the address is empty.
+    #[error("the name or address of a member has an impossible length")]
+    BadMember,
+    /// There is no such member.
+    #[error("id {id} was not found in the membership")]
+    NotFound {
+        /// Who was looked for.
+        id: NodeId,
+    },
+    /// The member is not what the change takes for granted.
+    #[error("member {id} is already a {role:?}")]
+    RoleTaken {
+        /// Which member.
+        id: NodeId,
+        /// What it is.
+        role: Role,
+    },
+    /// The node has stopped.
+    #[error(transparent)]
+    Stopped(#[from] Fatal),
+    /// The membership is not the one that the change was planned on.
+    #[error("the membership changed meanwhile: it is now of index {now}")]
+    Superseded {
+        /// The index of the membership in force.
+        now: u64,
+    },
+    /// The server was removed once, or its id is too like a known one; it needs a new id.
+    #[error("id {id} was used before; a server that lost its log needs a new id")]
+    UsedId {
+        /// The id.
+        id: NodeId,
+    },
+    /// Not known whether it happened: look at the membership before doing anything else.
+    #[error("the outcome of the membership change is not known")]
+    Unknown,
+}
+
+/// What a configuration entry says: the engine's steps, and the membership when they are done.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct ChangeRecord {
+    pub(crate) steps: Vec<Step>,
+    /// The members at the end; the entry that leaves the joint configuration carries nothing.
+    pub(crate) members: BTreeMap<NodeId, Member>,
+    pub(crate) tombstones: Vec<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Step {
+    pub(crate) kind: StepKind,
+    /// The engine's name of the server.
+    pub(crate) id: u64,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum StepKind {
+    Learner = 0,
+    Remove = 1,
+    Voter = 2,
+}
+
+impl ChangeRecord {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_u8(u8::try_from(self.steps.len()).expect("a change has at most two steps"));
+        for step in &self.steps {
+            out.put_u8(step.kind as u8);
+            out.put_u64_le(step.id);
+        }
+        let after = Membership {
+            members: self.members.clone(),
+            tombstones: self.tombstones.clone(),
+            ..Membership::default()
+        };
+        out.put_slice(&after.encode());
+        out.freeze()
+    }
+
+    pub(crate) fn decode(mut bytes: Bytes) -> Result<Self, DecodeError> {
+        let mut steps = Vec::new();
+        for _ in 0..bytes.try_get_u8()? {
+            let kind = match bytes.try_get_u8()? {
+                0 => StepKind::Learner,
+                1 => StepKind::Remove,
+                2 => StepKind::Voter,
+                _ => return Err(DecodeError::Invalid { field: "step of a change" }),
+            };
+            steps.push(Step { kind, id: bytes.try_get_u64_le()? });
+        }
+        let after = Membership::decode(bytes)?;
+        Ok(Self { steps, members: after.members, tombstones: after.tombstones })
+    }
+
+    /// Whether the engine goes through a joint configuration.
+    pub(crate) fn is_joint(&self) -> bool {
+        self.steps.len() > 1
+    }
+}
+
+impl Membership {
+    /// Plans a change: what the engine must be told, or why not. `None` if there is nothing to do.
+    pub(crate) fn plan(&self, change: &Change) -> Result<Option<ChangeRecord>, MembershipError> {
+        if self.is_joint() {
+            return Err(MembershipError::InProgress);
+        }
+        let mut after = self.clone();
+        let steps = match change {
+            Change::Add(member) if self.members.get(&member.id) == Some(member) => return Ok(None),
+            Change::Add(member) => vec![after.put(member.clone())?],
+            Change::Demote(id) => vec![after.set_role(*id, Role::Learner)?],
+            Change::Promote(id) => vec![after.set_role(*id, Role::Voter)?],
+            Change::Readdress { id, address } => {
+                let member = self.found(*id)?;
+                vec![after.put(Member { address: address.clone(), ..member.clone() })?]
+            }
+            Change::Remove(id) => vec![after.take(*id)?],
+            Change::Replace { old, new } => {
+                let leave = after.take(*old)?;
+                vec![after.put(new.clone())?, leave]
+            }
+        };
+        if after.voters().next().is_none() {
+            return Err(MembershipError::LastVoter);
+        }
+        Ok(Some(ChangeRecord { steps, members: after.members, tombstones: after.tombstones }))
+    }
+
+    /// The membership after the entry at `index` with this record; `None` is the entry that leaves a joint one.
+    pub(crate) fn after(&self, record: Option<&ChangeRecord>, index: u64) -> Self {
+        let mut after = self.clone();
+        after.index = index;
+        after.outgoing.clear();
+        if let Some(record) = record {
+            if record.is_joint() {
+                after.outgoing = self.voters().map(|old| (old.id, old.clone())).collect();
+            }
+            after.members.clone_from(&record.members);
+            after.tombstones.clone_from(&record.tombstones);
+        }
+        after
+    }
+
+    fn found(&self, id: NodeId) -> Result<&Member, MembershipError> {
+        self.members.get(&id).ok_or(MembershipError::NotFound { id })
+    }
+
+    fn put(&mut self, member: Member) -> Result<Step, MembershipError> {
+        let text_max = TEXT_BYTES_MAX;
+        if member.address.is_empty() || member.address.len().max(member.name.len()) > text_max {
+            return Err(MembershipError::BadMember);
+        }
+        let id = member.id.raft_id();
+        let taken = self.members.keys().any(|known| *known != member.id && known.raft_id() == id);
+        if taken || self.tombstones.contains(&id) {
+            return Err(MembershipError::UsedId { id: member.id });
+        }
+        if let Some(other) = self.member_at(&member.address)
+            && other.id != member.id
+        {
+            return Err(MembershipError::AddressTaken { address: member.address, id: other.id });
+        }
+        let kind = match member.role {
+            Role::Learner => StepKind::Learner,
+            Role::Voter => StepKind::Voter,
+        };
+        self.members.insert(member.id, member);
+        Ok(Step { kind, id })
+    }
+
+    fn set_role(&mut self, id: NodeId, role: Role) -> Result<Step, MembershipError> {
+        let member = self.found(id)?;
+        if member.role == role {
+            return Err(MembershipError::RoleTaken { id, role });
+        }
+        let member = Member { role, ..member.clone() };
+        self.put(member)
+    }
+
+    fn take(&mut self, id: NodeId) -> Result<Step, MembershipError> {
+        self.found(id)?;
+        self.members.remove(&id);
+        self.tombstones.push(id.raft_id());
+        if self.tombstones.len() > TOMBSTONES_MAX {
+            self.tombstones.remove(0);
+        }
+        Ok(Step { kind: StepKind::Remove, id: id.raft_id() })
+    }
+}
+
+/// The longest name or address of a member, in bytes.
+const TEXT_BYTES_MAX: usize = 1024;
+/// How many removed servers are remembered; the oldest is forgotten first.
+const TOMBSTONES_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three() -> Membership {
+        let member = |n: u64| Member::voter(n.into(), format!("n{n}"), format!("a{n}"));
+        Membership::first([member(1), member(2), member(3)])
+    }
+
+    fn learner(n: u64, address: &str) -> Member {
+        Member::learner(n.into(), "new", address)
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_the_reason() {
+        let m = three();
+        let err = |change| m.plan(&change).unwrap_err();
+        let seven = NodeId::from(7);
+        assert_eq!(err(Change::Remove(seven)), MembershipError::NotFound { id: seven });
+        assert_eq!(
+            err(Change::Promote(1.into())),
+            MembershipError::RoleTaken { id: 1.into(), role: Role::Voter }
+        );
+        assert_eq!(
+            err(Change::Add(learner(4, "a1"))),
+            MembershipError::AddressTaken { address: "a1".into(), id: 1.into() }
+        );
+        assert_eq!(err(Change::Add(learner(4, ""))), MembershipError::BadMember);
+        let one = Membership::first([Member::voter(1.into(), "", "a1")]);
+        assert_eq!(one.plan(&Change::Remove(1.into())), Err(MembershipError::LastVoter));
+        assert_eq!(one.plan(&Change::Demote(1.into())), Err(MembershipError::LastVoter));
+    }
+
+    #[test]
+    fn an_id_never_comes_back() {
+        let m = three();
+        let record = m.plan(&Change::Remove(2.into())).unwrap().unwrap();
+        let after = m.after(Some(&record), 9);
+        let err = after.plan(&Change::Add(learner(2, "a9"))).unwrap_err();
+        assert_eq!(err, MembershipError::UsedId { id: 2.into() });
+        let mut twin = NodeId::from(1).to_bytes();
+        twin[15] = 1;
+        let twin = NodeId::from_bytes(twin).unwrap();
+        let err = after.plan(&Change::Add(Member { id: twin, ..learner(1, "a9") })).unwrap_err();
+        assert_eq!(err, MembershipError::UsedId { id: twin });
+    }
+
+    #[test]
+    fn a_replacement_goes_through_a_joint_configuration() {
+        let m = three();
+        let new = Member { role: Role::Voter, ..learner(4, "a4") };
+        let record = m.plan(&Change::Replace { old: 3.into(), new }).unwrap().unwrap();
+        assert_eq!(ChangeRecord::decode(record.encode()), Ok(record.clone()));
+        let joint = m.after(Some(&record), 9);
+        assert!(joint.is_joint());
+        assert_eq!(joint.everyone().count(), 4);
+        assert_eq!(joint.plan(&Change::Remove(1.into())), Err(MembershipError::InProgress));
+        let done = joint.after(None, 10);
+        assert_eq!((done.everyone().count(), done.index(), done.is_joint()), (3, 10, false));
+        assert_eq!(Membership::decode(joint.encode()), Ok(joint));
+    }
+
+    #[test]
+    fn every_change_reads_back_what_it_wrote() {
+        let changes = [
+            Change::Add(learner(4, "a4")),
+            Change::Demote(1.into()),
+            Change::Promote(1.into()),
+            Change::Readdress { id: 1.into(), address: "b".into() },
+            Change::Remove(1.into()),
+            Change::Replace { old: 1.into(), new: learner(4, "a4") },
+        ];
+        for change in changes {
+            let bytes = change.encode();
+            assert_eq!(Change::decode(bytes.clone()), Ok(change));
+            for len in 0..bytes.len() {
+                assert!(Change::decode(bytes.slice(..len)).is_err(), "cut to {len}");
+            }
+        }
+    }
+}

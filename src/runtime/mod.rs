@@ -1,0 +1,64 @@
+//! What the library needs from an async runtime: tasks, time, chance ([`Runtime`]); sockets ([`Net`]); the
+//! disk ([`Files`]). Three traits, so that an embedder without sockets or disk need not pretend.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Instant, SystemTime};
+
+mod files;
+mod net;
+
+pub use self::files::{FileId, FileOp, Files, OpenMode};
+pub use self::net::{BoxStream, ByteReader, Listener, Net, Stream};
+
+/// A future on the heap that may move between threads.
+pub type BoxFuture<'a, T = ()> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The environment a node runs in: tasks, time and chance.
+///
+/// # To implement
+///
+/// Forty lines on most runtimes; `src/runtime/smol.rs` is one to copy. Nothing may block, except inside
+/// `spawn_blocking`. Every method may be called from any thread, also one that the runtime does not know.
+pub trait Runtime: Debug + Send + Sync + 'static {
+    /// Drives `task` to completion in the background; nobody waits for it, and it is never cancelled
+    /// while the runtime lives.
+    fn spawn(&self, task: BoxFuture<'static>);
+
+    /// The current instant of the monotonic clock.
+    fn now(&self) -> Instant;
+
+    /// A timer that completes at `deadline`, never before, and at once if that has passed.
+    fn timer(&self, deadline: Instant) -> Pin<Box<dyn Timer>>;
+
+    /// Runs `work` where blocking is allowed; the future ends when it has ended.
+    ///
+    /// For short jobs only, never for a loop: a runtime may have few threads for it. A panic of `work` may
+    /// leave the future pending for ever or be passed on, but must not end the process.
+    fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static>;
+
+    /// The current wall-clock time; only ever shown to people, never compared.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where the ambient clock is the default"
+    )]
+    fn wall_clock(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    /// A random number, uniform over all of `u64`.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where ambient chance is the default"
+    )]
+    fn random(&self) -> u64 {
+        fastrand::u64(..)
+    }
+}
+
+/// A timer that can be moved without being built anew.
+pub trait Timer: Future<Output = ()> + Send {
+    /// Moves the timer to `deadline`, whether it has completed or not.
+    fn reset(self: Pin<&mut Self>, deadline: Instant);
+}

@@ -1,0 +1,1 @@
+//! An in-process network for kontiki, with a fault policy.

@@ -1,0 +1,1 @@
+//! Peer messages of kontiki over TCP, on any runtime.
