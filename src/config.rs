@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
+use crate::id::NodeId;
+
 /// How a node behaves. Make one with [`Config::default`] and change what you must.
 ///
 /// All nodes of a cluster should have the same `tick`, `heartbeat_interval` and `election_timeout`.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
+    /// Who this server is, when it first starts; later the store knows. Default `None`: a random id, which is right for
+    /// every real server.
+    pub id: Option<NodeId>,
     /// What people call this server. Default: empty.
     pub name: String,
     /// Where other servers reach this one, in the transport's terms. Needed to bootstrap or join.
@@ -46,6 +51,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            id: None,
             name: String::new(),
             address: String::new(),
             tick: Duration::from_millis(50),

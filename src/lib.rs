@@ -3,9 +3,11 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod driver;
 mod error;
 mod id;
 pub mod membership;
+mod node;
 mod raft;
 pub mod runtime;
 mod state_machine;
@@ -14,12 +16,13 @@ pub mod storage;
 pub mod transport;
 
 pub use self::config::{Config, ConfigError};
+pub use self::driver::StatusWatch;
 pub use self::error::{Error, Fatal, NoLeader};
 pub use self::id::{ClusterId, GroupId, InvalidId, LogId, NodeId};
 pub use self::membership::{Change, Member, Membership, MembershipError, Role};
 pub use self::raft::{
-    Applied, BootstrapError, Consistency, JoinError, ProposeError, ReadError, ReadGuarantee,
-    StartError, TransferError,
+    Applied, BootstrapError, Consistency, JoinError, Parts, ProposeError, Raft, ReadError,
+    ReadGuarantee, StartError, TransferError,
 };
 pub use self::state_machine::{BoxError, Command, Snapshot, StateMachine};
 pub use self::status::{Counters, Progress, RaftRole, Status};

@@ -1,6 +1,6 @@
 //! Changing who is in the cluster: what is asked, what the engine is told, and what comes out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
@@ -16,7 +16,8 @@ use crate::transport::DecodeError;
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Change {
-    /// Add a server in the role that it names. Adding one that is there already, as it is, changes nothing.
+    /// Add a server. One that is to vote comes in as a learner, and the leader promotes it when it has caught up.
+    /// Adding one that is there already, as it is, changes nothing.
     Add(Member),
     /// Make a voter a learner.
     Demote(NodeId),
@@ -144,6 +145,7 @@ pub(crate) struct ChangeRecord {
     pub(crate) steps: Vec<Step>,
     /// The members at the end; the entry that leaves the joint configuration carries nothing.
     pub(crate) members: BTreeMap<NodeId, Member>,
+    pub(crate) staging: BTreeSet<NodeId>,
     pub(crate) tombstones: Vec<u64>,
 }
 
@@ -171,6 +173,7 @@ impl ChangeRecord {
         }
         let after = Membership {
             members: self.members.clone(),
+            staging: self.staging.clone(),
             tombstones: self.tombstones.clone(),
             ..Membership::default()
         };
@@ -189,8 +192,8 @@ impl ChangeRecord {
             };
             steps.push(Step { kind, id: bytes.try_get_u64_le()? });
         }
-        let after = Membership::decode(bytes)?;
-        Ok(Self { steps, members: after.members, tombstones: after.tombstones })
+        let Membership { members, staging, tombstones, .. } = Membership::decode(bytes)?;
+        Ok(Self { steps, members, staging, tombstones })
     }
 
     /// Whether the engine goes through a joint configuration.
@@ -207,8 +210,10 @@ impl Membership {
         }
         let mut after = self.clone();
         let steps = match change {
-            Change::Add(member) if self.members.get(&member.id) == Some(member) => return Ok(None),
-            Change::Add(member) => vec![after.put(member.clone())?],
+            Change::Add(member) => match after.add(member)? {
+                Some(step) => vec![step],
+                None => return Ok(None),
+            },
             Change::Demote(id) => vec![after.set_role(*id, Role::Learner)?],
             Change::Promote(id) => vec![after.set_role(*id, Role::Voter)?],
             Change::Readdress { id, address } => {
@@ -224,7 +229,9 @@ impl Membership {
         if after.voters().next().is_none() {
             return Err(MembershipError::LastVoter);
         }
-        Ok(Some(ChangeRecord { steps, members: after.members, tombstones: after.tombstones }))
+        after.staging.retain(|id| after.members.get(id).is_some_and(|m| m.role == Role::Learner));
+        let Self { members, staging, tombstones, .. } = after;
+        Ok(Some(ChangeRecord { steps, members, staging, tombstones }))
     }
 
     /// The membership after the entry at `index` with this record; `None` is the entry that leaves a joint one.
@@ -237,6 +244,7 @@ impl Membership {
                 after.outgoing = self.voters().map(|old| (old.id, old.clone())).collect();
             }
             after.members.clone_from(&record.members);
+            after.staging.clone_from(&record.staging);
             after.tombstones.clone_from(&record.tombstones);
         }
         after
@@ -244,6 +252,28 @@ impl Membership {
 
     fn found(&self, id: NodeId) -> Result<&Member, MembershipError> {
         self.members.get(&id).ok_or(MembershipError::NotFound { id })
+    }
+
+    fn add(&mut self, member: &Member) -> Result<Option<Step>, MembershipError> {
+        let mut member = member.clone();
+        let known = self.members.get(&member.id).map(|known| known.role);
+        match (known, member.role) {
+            (Some(Role::Voter), Role::Learner) => {
+                return Err(MembershipError::RoleTaken { id: member.id, role: Role::Voter });
+            }
+            (Some(Role::Voter), Role::Voter) => {}
+            (None | Some(Role::Learner), Role::Voter) => {
+                self.staging.insert(member.id);
+                member.role = Role::Learner;
+            }
+            (None | Some(Role::Learner), Role::Learner) => {
+                self.staging.remove(&member.id);
+            }
+        }
+        if self.members.get(&member.id) == Some(&member) {
+            return Ok(None);
+        }
+        self.put(member).map(Some)
     }
 
     fn put(&mut self, member: Member) -> Result<Step, MembershipError> {

@@ -3,7 +3,7 @@
 //! The consensus engine knows numbers only. The records of the members travel in the configuration changes and in
 //! the metadata of snapshots, so a membership is always exactly as old as the place in the log it belongs to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
@@ -13,7 +13,7 @@ use crate::transport::DecodeError;
 mod change;
 
 pub use self::change::{Change, MembershipError};
-pub(crate) use self::change::{ChangeRecord, Step, StepKind};
+pub(crate) use self::change::{ChangeRecord, StepKind};
 
 /// The members of a cluster, as of one place in the log.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -23,6 +23,8 @@ pub struct Membership {
     pub(crate) members: BTreeMap<NodeId, Member>,
     /// While two configurations are in force at once (joint consensus): the voters of the old one.
     pub(crate) outgoing: BTreeMap<NodeId, Member>,
+    /// Learners that are to become voters once they have caught up.
+    pub(crate) staging: BTreeSet<NodeId>,
     /// The engine's names of servers that were removed; none may come back.
     pub(crate) tombstones: Vec<u64>,
 }
@@ -68,6 +70,12 @@ impl Membership {
         !self.outgoing.is_empty()
     }
 
+    /// Whether the member is a learner that becomes a voter by itself, as soon as it has caught up.
+    #[must_use]
+    pub fn is_staging(&self, id: NodeId) -> bool {
+        self.staging.contains(&id)
+    }
+
     /// Everyone who takes part, also the voters that are on their way out.
     pub(crate) fn everyone(&self) -> impl Iterator<Item = &Member> {
         let leaving = self.outgoing.values().filter(|old| !self.members.contains_key(&old.id));
@@ -86,6 +94,8 @@ impl Membership {
             put_count(&mut out, group.len());
             group.values().for_each(|member| member.write(&mut out));
         }
+        put_count(&mut out, self.staging.len());
+        self.staging.iter().for_each(|id| out.put_slice(&id.to_bytes()));
         put_count(&mut out, self.tombstones.len());
         self.tombstones.iter().for_each(|&id| out.put_u64_le(id));
         out.freeze()
@@ -114,6 +124,9 @@ impl Membership {
                 let member = Member::decode(bytes)?;
                 group.insert(member.id, member);
             }
+        }
+        for _ in 0..bytes.try_get_u32_le()? {
+            membership.staging.insert(read_id(bytes)?);
         }
         for _ in 0..bytes.try_get_u32_le()? {
             membership.tombstones.push(bytes.try_get_u64_le()?);

@@ -1,7 +1,34 @@
 //! Who leads: handing leadership over.
 
+use futures::channel::oneshot;
+
+use super::Raft;
+use crate::driver::Ask;
 use crate::error::{Fatal, NoLeader};
 use crate::id::NodeId;
+
+impl Raft {
+    /// Hands leadership over to `to` (thesis 3.10); returns when it leads. Nothing to do if it leads already.
+    ///
+    /// Any node takes it. Commands wait meanwhile, or go to the new leader.
+    ///
+    /// # Errors
+    ///
+    /// See [`TransferError`].
+    pub async fn transfer_leadership(&self, to: NodeId) -> Result<(), TransferError> {
+        let deadline = self.deadline();
+        loop {
+            let (answer, answered) = oneshot::channel();
+            if self.shared().asks.push(Ask::Transfer(to, answer)).is_err() {
+                self.check_running()?;
+            }
+            match answered.await.unwrap_or(Err(TransferError::Unknown)) {
+                Err(TransferError::NoLeader(_)) if self.wait_for_change(deadline).await => {}
+                result => return result,
+            }
+        }
+    }
+}
 
 /// Why leadership was not handed over. The old leader serves again, unless it says otherwise.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

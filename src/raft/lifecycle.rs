@@ -1,11 +1,117 @@
 //! How a node begins and ends: start, bootstrap, join, shutdown.
 
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use futures::channel::oneshot;
+
+use super::{Handle, Parts, Raft};
 use crate::config::ConfigError;
+use crate::driver::{self, Ask};
 use crate::error::{Fatal, NoLeader};
-use crate::id::{GroupId, NodeId};
-use crate::membership::MembershipError;
+use crate::id::{ClusterId, GroupId, NodeId};
+use crate::membership::{Member, MembershipError};
 use crate::state_machine::BoxError;
 use crate::storage::StorageError;
+
+impl Raft {
+    /// Starts a node on what its stores hold. One with empty stores is blank: it does nothing until it is told to
+    /// [`bootstrap`](Self::bootstrap) or [`join`](Self::join).
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
+    pub async fn start(parts: Parts) -> Result<Self, StartError> {
+        let (runtime, verb_timeout) = (Arc::clone(&parts.runtime), parts.config.verb_timeout);
+        let tick = parts.config.tick;
+        let shared = driver::start(parts).await?;
+        Ok(Self { handle: Arc::new(Handle { shared, runtime, verb_timeout, tick }) })
+    }
+
+    /// Forms a new cluster of `members`, this server among them, on an empty store.
+    ///
+    /// The usual way is a cluster of this one server, which the others join. Several first members are possible too:
+    /// each must be told to bootstrap with the very same list.
+    ///
+    /// # Errors
+    ///
+    /// [`BootstrapError::NotBlank`] on a store that has any state; see there for the others.
+    pub async fn bootstrap(&self, members: Vec<Member>) -> Result<ClusterId, BootstrapError> {
+        let (answer, answered) = oneshot::channel();
+        // A mailbox that is full or closed drops the answer, and that is told below.
+        let _ = self.shared().asks.push(Ask::Bootstrap(members, answer));
+        answered.await.unwrap_or_else(|_| Err(self.fatal().into()))
+    }
+
+    /// Asks the cluster that is reached at one of `addresses` to take this blank server in.
+    ///
+    /// Returns when it is a learner; it becomes a voter by itself as soon as it has caught up.
+    ///
+    /// # Errors
+    ///
+    /// See [`JoinError`].
+    pub async fn join(&self, addresses: &[String]) -> Result<(), JoinError> {
+        let (answer, answered) = oneshot::channel();
+        // A mailbox that is full or closed drops the answer, and that is told below.
+        let _ = self.shared().asks.push(Ask::Join(addresses.to_vec(), answer));
+        answered.await.unwrap_or_else(|_| Err(self.fatal().into()))
+    }
+
+    /// Ends the node: takes nothing more, finishes the write under way, lets go of its stores and its transport.
+    ///
+    /// Whoever waits is told. A leader does not hand over by itself; see
+    /// [`transfer_leadership`](Self::transfer_leadership).
+    ///
+    /// # Errors
+    ///
+    /// Why it had stopped before.
+    pub async fn shutdown(self) -> Result<(), Fatal> {
+        let (answer, answered) = oneshot::channel();
+        // If it has stopped before, the answer is dropped, and the reason told below.
+        let _ = self.shared().asks.push_last(Ask::Shutdown(answer));
+        match answered.await {
+            Ok(result) => result,
+            Err(_) => match self.fatal() {
+                Fatal::Shutdown => Ok(()),
+                fatal => Err(fatal),
+            },
+        }
+    }
+
+    /// Why the node has stopped; [`Fatal::Shutdown`] too if its task was simply dropped with its runtime.
+    pub(super) fn fatal(&self) -> Fatal {
+        self.status().stopped.unwrap_or(Fatal::Shutdown)
+    }
+
+    pub(super) fn check_running(&self) -> Result<(), Fatal> {
+        self.status().stopped.map_or(Ok(()), Err)
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.handle.runtime.now() + self.handle.verb_timeout
+    }
+
+    /// Waits for the status to change, or a few ticks; `false` when `deadline` has passed or the node has stopped.
+    pub(super) async fn wait_for_change(&self, deadline: Instant) -> bool {
+        let now = self.handle.runtime.now();
+        if now >= deadline || self.check_running().is_err() {
+            return false;
+        }
+        let mut watch = self.watch();
+        let mut changed = pin!(watch.changed());
+        let pause = (now + 4 * self.handle.tick).min(deadline);
+        let mut timer = self.handle.runtime.timer(pause);
+        poll_fn(|cx| {
+            let over = changed.as_mut().poll(cx).is_ready() || timer.as_mut().poll(cx).is_ready();
+            if over { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        true
+    }
+}
 
 /// Why a node did not start.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -19,7 +125,7 @@ pub enum StartError {
     Inconsistent(String),
     /// The state machine could not be brought up.
     #[error("the state machine failed: {0}")]
-    StateMachine(std::sync::Arc<dyn std::error::Error + Send + Sync>),
+    StateMachine(Arc<dyn std::error::Error + Send + Sync>),
     /// The store could not be read.
     #[error(transparent)]
     Storage(#[from] StorageError),

@@ -1,9 +1,66 @@
 //! What applications do all day: propose and read.
 
 use bytes::Bytes;
+use futures::channel::oneshot;
 
+use super::Raft;
+use crate::driver::{Ask, ProposeCaller, Rejected};
 use crate::error::{Fatal, NoLeader};
 use crate::id::LogId;
+
+impl Raft {
+    /// Replicates `command`, applies it, and gives what the state machine answered here.
+    ///
+    /// Any node takes it: one that does not lead passes it on, and the answer is what *its* state machine says, so
+    /// that whoever asked reads its own write here. Dropping the future does not take the command back.
+    ///
+    /// # Errors
+    ///
+    /// All but [`ProposeError::Unknown`] promise that the command was not applied and never will be. It ends within
+    /// [`Config::verb_timeout`](crate::Config::verb_timeout), give or take a tick.
+    pub async fn propose(&self, command: impl Into<Bytes>) -> Result<Applied, ProposeError> {
+        let command = command.into();
+        let shared = self.shared();
+        let bytes_max = shared.command_bytes_max;
+        if command.len() > bytes_max {
+            return Err(ProposeError::TooLarge { bytes: command.len(), bytes_max });
+        }
+        let permit = shared.budget.take(command.len());
+        let permit = permit.map_err(|limit| ProposeError::Overloaded { limit })?;
+        let (answer, answered) = oneshot::channel();
+        let caller = ProposeCaller { answer, deadline: None, permit };
+        match shared.asks.push(Ask::Propose(command, caller)) {
+            Ok(()) => {}
+            Err(Rejected::Full(_)) => {
+                return Err(ProposeError::Overloaded { limit: shared.asks.items_max() });
+            }
+            Err(Rejected::Closed(_)) => return Err(self.fatal().into()),
+        }
+        // A task that was dropped in the middle, as a runtime does when it shuts down, leaves the outcome open.
+        answered.await.unwrap_or(Err(ProposeError::Unknown))
+    }
+
+    /// Returns when reading this server's state machine is as fresh as `consistency` asks.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`]; trying again is always safe.
+    pub async fn read(&self, consistency: Consistency) -> Result<ReadGuarantee, ReadError> {
+        let shared = self.shared();
+        if consistency == Consistency::Stale {
+            return Ok(ReadGuarantee { index: shared.status().applied });
+        }
+        let (answer, answered) = oneshot::channel();
+        match shared.asks.push(Ask::Read(answer)) {
+            Ok(()) => {}
+            Err(Rejected::Full(_)) => {
+                return Err(ReadError::Overloaded { limit: shared.asks.items_max() });
+            }
+            Err(Rejected::Closed(_)) => return Err(self.fatal().into()),
+        }
+        answered.await.unwrap_or_else(|_| Err(self.fatal().into()))
+    }
+}
 
 /// A command that is committed and applied on this server.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -11,27 +11,27 @@ use crate::id::{LogId, NodeId};
 pub struct Entry {
     pub(crate) log_id: LogId,
     pub(crate) kind: EntryKind,
-    /// A command with its first byte (D17: 0 application, 1 the library's own) for [`EntryKind::Normal`], empty
-    /// for the entry a new leader begins with; an encoded change record for [`EntryKind::Change`], empty for
-    /// the one that leaves a joint configuration.
+    /// The application's command; the library's own record for [`EntryKind::System`]; an encoded change record for
+    /// [`EntryKind::Change`], empty for the one that leaves a joint configuration.
     pub(crate) data: Bytes,
 }
 
-/// What an entry is to the consensus engine.
+/// Whose an entry is. The byte is part of the log format for good (D17).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum EntryKind {
-    Normal = 0,
+    Application = 0,
     Change = 1,
+    /// The library's own state; none is written yet, and it is skipped by whoever does not know it.
+    System = 2,
+    /// Nobody's: what a new leader begins with.
+    Empty = 3,
 }
 
 impl Entry {
     /// Makes an entry that holds an application's command, as stores and their tests need it.
     #[must_use]
     pub fn application(log_id: LogId, command: &[u8]) -> Self {
-        let mut data = BytesMut::with_capacity(command.len() + 1);
-        data.put_u8(TAG_APPLICATION);
-        data.put_slice(command);
-        Self { log_id, kind: EntryKind::Normal, data: data.freeze() }
+        Self { log_id, kind: EntryKind::Application, data: Bytes::copy_from_slice(command) }
     }
 
     /// Its place in the log.
@@ -89,8 +89,10 @@ impl Entry {
         let data = bytes.split_off(Self::HEAD_LEN);
         let log_id = LogId { term: number(&bytes[..8]), index: number(&bytes[8..16]) };
         let kind = match bytes[16] {
-            0 => EntryKind::Normal,
+            0 => EntryKind::Application,
             1 => EntryKind::Change,
+            2 => EntryKind::System,
+            3 => EntryKind::Empty,
             _ => return Err(MalformedRecord),
         };
         if log_id.index == 0 {
@@ -170,6 +172,3 @@ pub struct MalformedRecord;
 fn number(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |number, &byte| (number << 8) | u64::from(byte))
 }
-
-/// The first byte of an entry that holds an application's command.
-pub(crate) const TAG_APPLICATION: u8 = 0;

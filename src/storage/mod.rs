@@ -14,8 +14,8 @@ use crate::runtime::ByteReader;
 
 mod entry;
 
+pub(crate) use self::entry::EntryKind;
 pub use self::entry::{Entry, HardState, MalformedRecord};
-pub(crate) use self::entry::{EntryKind, TAG_APPLICATION};
 
 /// The log of one group on one server, with its hard state and identity.
 ///

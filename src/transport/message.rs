@@ -176,7 +176,7 @@ pub(crate) enum MessageBody {
 }
 
 /// A message of the consensus engine, in our own terms.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub(crate) struct RaftMessage {
     pub(crate) kind: RaftKind,
     pub(crate) term: u64,
@@ -206,8 +206,9 @@ impl fmt::Debug for RaftMessage {
 }
 
 /// The kinds of engine messages that travel. All others are local, or travel as requests.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) enum RaftKind {
+    #[default]
     Append = 0,
     AppendResponse = 1,
     Heartbeat = 2,

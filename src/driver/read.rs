@@ -1,0 +1,104 @@
+//! The way of a read: one confirmation of leadership for everyone who waits, then the state machine has to catch up.
+
+use std::time::Instant;
+
+use super::Driver;
+use super::forward::Waiter;
+use super::request::{Answered, ReadAsker, ReadCaller};
+use crate::error::{Fatal, NoLeader};
+use crate::raft::{ReadError, ReadGuarantee};
+use crate::transport::{Refusal, Reply, RequestId, Verb};
+
+impl Driver {
+    pub(super) fn read(&mut self, answer: Answered<ReadGuarantee, ReadError>, deadline: Instant) {
+        self.reads.push(ReadCaller { asker: ReadAsker::Local(answer), deadline });
+    }
+
+    pub(super) fn read_for(&mut self, id: RequestId, deadline: Instant) {
+        self.reads.push(ReadCaller { asker: ReadAsker::Remote(id), deadline });
+    }
+
+    /// Starts a round for all who wait: here if this node leads, at the leader otherwise.
+    pub(super) fn begin_reads(&mut self) {
+        if self.node.is_established() {
+            if let Some(round) = self.reads.begin()
+                && !self.node.handle_read(self.incarnation, round)
+            {
+                self.reads.abandon();
+            }
+            return;
+        }
+        if self.node.is_leader() {
+            return;
+        }
+        // A leader that we do not know any more may still answer, but may as well have lost the question.
+        let Some(leader) = self.leader_peer() else { return };
+        self.refuse_remote_reads();
+        let Some(round) = self.reads.begin() else { return };
+        let deadline = self.now + self.config.election_timeout;
+        let sent = self.forward(&leader, Verb::ReadIndex, Waiter::Read { round }, deadline);
+        if sent.is_err() {
+            self.reads.abandon();
+        }
+    }
+
+    /// Reads that others asked of this node while it led.
+    fn refuse_remote_reads(&mut self) {
+        let remote = |caller: &ReadCaller| matches!(caller.asker, ReadAsker::Remote(_));
+        for (_, caller) in self.reads.take_over(remote) {
+            if let ReadAsker::Remote(id) = caller.asker {
+                self.answer_to(id, Err(Refusal::NotLeader));
+            }
+        }
+    }
+
+    /// Leadership has moved: a round may never end, or its answer may not come from a leader any more.
+    pub(super) fn restart_reads(&mut self) {
+        self.reads.abandon();
+    }
+
+    pub(super) fn answer_reads(&mut self) {
+        if self.reads.len() == 0 {
+            return;
+        }
+        // Who asked from elsewhere waits there until the index is applied.
+        let remote = |caller: &ReadCaller| matches!(caller.asker, ReadAsker::Remote(_));
+        for (index, caller) in self.reads.take_confirmed(remote) {
+            self.answer_read(caller, index);
+        }
+        for (index, caller) in self.reads.take_up_to(self.node.applied().index) {
+            self.answer_read(caller, index);
+        }
+    }
+
+    fn answer_read(&mut self, caller: ReadCaller, index: u64) {
+        match caller.asker {
+            ReadAsker::Local(answer) => {
+                let index = self.node.applied().index.max(index);
+                // Whoever asked may have gone.
+                let _ = answer.send(Ok(ReadGuarantee { index }));
+            }
+            ReadAsker::Remote(id) => self.answer_to(id, Ok(Reply::ReadAt { index })),
+        }
+    }
+
+    pub(super) fn sweep_reads(&mut self) {
+        let now = self.now;
+        for (confirmed, caller) in self.reads.take_over(|caller| caller.deadline <= now) {
+            let error = if confirmed { ReadError::TimedOut } else { ReadError::NoLeader(NoLeader) };
+            match caller.asker {
+                ReadAsker::Local(answer) => drop(answer.send(Err(error))),
+                ReadAsker::Remote(id) => self.answer_to(id, Err(Refusal::NotLeader)),
+            }
+        }
+    }
+
+    pub(super) fn fail_reads(&mut self, fatal: &Fatal) {
+        for (_, caller) in self.reads.take_over(|_| true) {
+            if let ReadAsker::Local(answer) = caller.asker {
+                // Whoever asked may have gone.
+                let _ = answer.send(Err(ReadError::Stopped(fatal.clone())));
+            }
+        }
+    }
+}

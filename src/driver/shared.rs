@@ -1,0 +1,259 @@
+//! What the driver shares with its handles, its jobs and the transport.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use async_trait::async_trait;
+use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::apply::JobDone;
+use super::mailbox::Mailbox;
+use super::request::{Ask, Budget};
+use crate::config::Config;
+use crate::id::{ClusterId, NodeId};
+use crate::runtime::ByteReader;
+use crate::status::Status;
+use crate::storage::{SnapshotMeta, SnapshotStore, StorageError};
+use crate::transport::{Inbox, Local, Message, MessageBody, RaftKind, RaftMessage, StreamRefused};
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) asks: Mailbox<Ask>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) command_bytes_max: usize,
+    pub(super) inbound: Mailbox<Inbound>,
+    pub(super) jobs: Mailbox<JobDone>,
+    pub(super) overflowed: AtomicU64,
+    pub(super) misdirected: AtomicU64,
+    local: Mutex<Local>,
+    status: Mutex<Published>,
+    snapshots: Arc<dyn SnapshotStore>,
+    receiving: AtomicBool,
+}
+
+#[derive(Debug)]
+pub(super) enum Inbound {
+    Message(Message),
+    /// A snapshot that has been stored; the message tells the engine.
+    Snapshot(NodeId, RaftMessage),
+    Unreachable(NodeId),
+}
+
+#[derive(Debug)]
+struct Published {
+    status: Status,
+    version: u64,
+    watchers: Vec<Waker>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: &Config,
+        local: Local,
+        status: Status,
+        snapshots: Arc<dyn SnapshotStore>,
+    ) -> Self {
+        Self {
+            asks: Mailbox::new(config.waiting_requests_max),
+            budget: Budget::new(config.waiting_bytes_max),
+            command_bytes_max: config.command_bytes_max,
+            inbound: Mailbox::new(config.inbound_messages_max),
+            jobs: Mailbox::new(JOBS_MAX),
+            overflowed: AtomicU64::new(0),
+            misdirected: AtomicU64::new(0),
+            local: Mutex::new(local),
+            status: Mutex::new(Published { status, version: 0, watchers: Vec::new() }),
+            snapshots,
+            receiving: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.published().status.clone()
+    }
+
+    pub(crate) fn id(&self) -> NodeId {
+        lock(&self.local).node
+    }
+
+    pub(super) fn set_cluster(&self, cluster: ClusterId) {
+        lock(&self.local).cluster = cluster;
+    }
+
+    /// Changes the status; `true` from `change` tells whoever watches.
+    pub(super) fn publish(&self, change: impl FnOnce(&mut Status) -> bool) {
+        let mut published = self.published();
+        if change(&mut published.status) {
+            published.version += 1;
+            let watchers = std::mem::take(&mut published.watchers);
+            drop(published);
+            watchers.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    fn published(&self) -> MutexGuard<'_, Published> {
+        lock(&self.status)
+    }
+
+    /// Stores a snapshot that streams in; refused while another does.
+    async fn store(&self, meta: &SnapshotMeta, body: ByteReader) -> Result<(), StreamRefused> {
+        if self.receiving.swap(true, Ordering::Acquire) {
+            return Err(StreamRefused::Busy);
+        }
+        let _free = Free(&self.receiving);
+        let failed = |error: StorageError| StreamRefused::Failed(error.to_string());
+        let sink = self.snapshots.create(meta.clone()).await.map_err(failed)?;
+        let sink = copy(body, sink, meta.size_bytes).await?;
+        sink.commit().await.map_err(failed)?;
+        Ok(())
+    }
+}
+
+struct Free<'a>(&'a AtomicBool);
+
+impl Drop for Free<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+async fn copy<S: futures::io::AsyncWrite + Unpin>(
+    mut body: ByteReader,
+    mut sink: S,
+    size_bytes: u64,
+) -> Result<S, StreamRefused> {
+    let failed = |error: std::io::Error| StreamRefused::Failed(error.to_string());
+    let mut chunk = vec![0; STREAM_CHUNK_BYTES];
+    let mut total = 0;
+    loop {
+        let read = body.read(&mut chunk).await.map_err(failed)?;
+        if read == 0 {
+            break;
+        }
+        total += read as u64;
+        if total > size_bytes {
+            break;
+        }
+        sink.write_all(&chunk[..read]).await.map_err(failed)?;
+    }
+    if total != size_bytes {
+        let reason = format!("a snapshot of {size_bytes} bytes came with {total}");
+        return Err(StreamRefused::Failed(reason));
+    }
+    Ok(sink)
+}
+
+#[async_trait]
+impl Inbox for Shared {
+    fn local(&self) -> Local {
+        lock(&self.local).clone()
+    }
+
+    fn deliver(&self, message: Message) {
+        if !self.is_for_us(&message) {
+            self.misdirected.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        if self.inbound.push(Inbound::Message(message)).is_err() {
+            self.overflowed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn unreachable(&self, peer: NodeId) {
+        // Lost in a full mailbox it is found out again at the next message that is not answered.
+        let _ = self.inbound.push(Inbound::Unreachable(peer));
+    }
+
+    async fn receive_stream(&self, head: Message, body: ByteReader) -> Result<(), StreamRefused> {
+        if !self.is_for_us(&head) {
+            self.misdirected.fetch_add(1, Ordering::Relaxed);
+            return Err(StreamRefused::NotNeeded);
+        }
+        let from = head.from;
+        let MessageBody::Raft(RaftMessage { kind: RaftKind::Snapshot, .. }) = &head.body else {
+            return Err(StreamRefused::NotNeeded);
+        };
+        let MessageBody::Raft(raft) = head.body else { return Err(StreamRefused::NotNeeded) };
+        let Some(meta) = raft.snapshot.clone() else { return Err(StreamRefused::NotNeeded) };
+        if meta.log_id.index <= self.published().status.commit {
+            return Err(StreamRefused::NotNeeded);
+        }
+        self.store(&meta, body).await?;
+        self.inbound.push(Inbound::Snapshot(from, raft)).map_err(|_| StreamRefused::Busy)
+    }
+
+    fn accepts(&self, cluster: ClusterId, node: NodeId) -> bool {
+        let local = lock(&self.local);
+        node != local.node
+            && (cluster == local.cluster || cluster.is_nil() || local.cluster.is_nil())
+    }
+}
+
+impl Shared {
+    fn is_for_us(&self, message: &Message) -> bool {
+        let local = lock(&self.local);
+        let ours = message.group == local.group && message.from != local.node;
+        let to_us = message.to.is_none_or(|to| to == local.node);
+        let answer = matches!(message.body, MessageBody::Answer(_));
+        let join = message.cluster.is_nil() && matches!(message.body, MessageBody::Request(_));
+        let blank = local.cluster.is_nil();
+        ours && to_us
+            && match blank {
+                true => answer,
+                false => message.cluster == local.cluster || join,
+            }
+    }
+}
+
+/// Waits for a status that differs from the one last seen in who leads, the term, the membership, the newest
+/// snapshot, or whether the node runs. Progress of the log is not announced.
+#[derive(Debug)]
+pub struct StatusWatch {
+    shared: Arc<Shared>,
+    seen: u64,
+}
+
+impl StatusWatch {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let seen = shared.published().version;
+        Self { shared, seen }
+    }
+
+    /// The status once it has changed since this was last asked (or since the watch began). Changes in between may
+    /// be missed, the latest state never.
+    pub fn changed(&mut self) -> impl Future<Output = Status> + Send {
+        Changed { watch: self }
+    }
+}
+
+struct Changed<'a> {
+    watch: &'a mut StatusWatch,
+}
+
+impl Future for Changed<'_> {
+    type Output = Status;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Status> {
+        let shared = Arc::clone(&self.watch.shared);
+        let mut published = shared.published();
+        if published.version != self.watch.seen {
+            self.watch.seen = published.version;
+            return Poll::Ready(published.status.clone());
+        }
+        published.watchers.retain(|waker| !waker.will_wake(cx.waker()));
+        published.watchers.push(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code of others runs under these locks, so a poisoned one still holds a whole value.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Jobs report once each, and the driver bounds how many there are; this is only far above that.
+const JOBS_MAX: usize = 1 << 16;
+const STREAM_CHUNK_BYTES: usize = 64 << 10;

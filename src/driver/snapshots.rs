@@ -1,0 +1,100 @@
+//! Snapshots: when one is due, when one is there, sending them, installing them.
+
+use std::sync::Arc;
+
+use super::Driver;
+use super::apply::JobDone;
+use crate::id::LogId;
+use crate::storage::SnapshotMeta;
+use crate::transport::{MessageBody, RaftKind, RaftMessage, StreamRefused, TransportError};
+
+impl Driver {
+    /// What to capture, if it is time.
+    pub(super) fn snapshot_due(&mut self) -> Option<SnapshotMeta> {
+        let applied = self.node.applied();
+        let last = self.node.snapshot().map_or(0, |meta| meta.log_id.index);
+        let behind = applied.index.saturating_sub(last);
+        let every = self.config.snapshot_after_entries;
+        let wanted = behind > 0 && self.node.take_wants_snapshot();
+        if self.capturing || self.node.is_installing() || last == 0 {
+            return None;
+        }
+        if !wanted && (every == 0 || behind < every) {
+            return None;
+        }
+        self.capturing = true;
+        let system = self.node.membership_at(applied.index).encode();
+        Some(SnapshotMeta { log_id: applied, system, size_bytes: 0 })
+    }
+
+    pub(super) fn snapshot_taken(&mut self, meta: SnapshotMeta) {
+        self.capturing = false;
+        self.shared.publish(|status| {
+            status.counters.snapshots_taken += 1;
+            status.snapshot = meta.log_id;
+            true
+        });
+        self.node.handle_snapshot_taken(meta, self.config.trailing_entries);
+    }
+
+    /// The log begins at a leader's snapshot now; the state machine follows.
+    pub(super) fn installed(&mut self, number: u64) {
+        self.node.handle_installed(number);
+        let Some(meta) = self.node.snapshot().cloned() else { return };
+        self.skip_to(meta.log_id.index);
+        self.shared.publish(|status| {
+            status.counters.snapshots_installed += 1;
+            status.snapshot = meta.log_id;
+            true
+        });
+        self.restore_next = Some(meta);
+    }
+
+    pub(super) fn restored(&mut self, log_id: LogId) {
+        self.applying = false;
+        self.node.handle_applied(log_id);
+        self.answer_reads();
+    }
+
+    /// Starts to send the snapshots that the engine wants sent.
+    pub(super) fn send_snapshots(&mut self) {
+        for (to, meta) in self.node.take_snapshot_sends() {
+            let Some(peer) = self.peers.find(self.node.membership(), to) else {
+                self.node.handle_snapshot_sent(to, false);
+                continue;
+            };
+            let raft = RaftMessage {
+                kind: RaftKind::Snapshot,
+                term: self.node.term(),
+                snapshot: Some(meta.clone()),
+                ..RaftMessage::default()
+            };
+            let head = self.envelope(peer.id, MessageBody::Raft(raft));
+            let (snapshots, shared) = (Arc::clone(&self.snapshots), Arc::clone(&self.shared));
+            let transport = Arc::clone(&self.transport);
+            self.runtime.spawn(Box::pin(async move {
+                let arrived = match snapshots.open(&meta, 0).await {
+                    Ok(body) => {
+                        judge(&peer.address, transport.send_stream(&peer, head, body).await)
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a snapshot could not be read for sending");
+                        false
+                    }
+                };
+                // A stopped driver needs no report.
+                let _ = shared.jobs.push(JobDone::SnapshotSent { peer: to, arrived });
+            }));
+        }
+    }
+}
+
+fn judge(address: &str, sent: Result<(), TransportError>) -> bool {
+    match sent {
+        Ok(()) | Err(TransportError::Refused(StreamRefused::NotNeeded)) => true,
+        Err(error) => {
+            tracing::info!(peer = address, %error, "a snapshot was not taken");
+            false
+        }
+    }
+}

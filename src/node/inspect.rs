@@ -1,0 +1,128 @@
+//! The checks on messages of peers, before the engine sees them: 27 kinds of message would make it panic.
+
+use raft::StateRole;
+
+use super::Node;
+use crate::error::Fatal;
+use crate::membership::{ChangeRecord, Membership};
+use crate::storage::{Entry, EntryKind};
+use crate::transport::{RaftKind, RaftMessage};
+
+/// What is to be done with a message.
+#[derive(Debug, PartialEq)]
+pub(super) enum Verdict {
+    /// It goes to the engine.
+    Fine,
+    /// No correct peer sends it; it is dropped and counted.
+    Malformed,
+    /// It is right but would harm or says nothing new; it is dropped.
+    Useless,
+    /// It proves that this node has lost what it acknowledged.
+    DataLoss(String),
+}
+
+impl Node {
+    /// Judges a message of `from`, and mends the one kind that the engine handles wrongly.
+    pub(super) fn inspect(&self, from: u64, message: &mut RaftMessage) -> Verdict {
+        if message.term == 0 || from == 0 || from == self.raw.raft.id {
+            return Verdict::Malformed;
+        }
+        if message.snapshot.is_some() != (message.kind == RaftKind::Snapshot) {
+            return Verdict::Malformed;
+        }
+        if !message.entries.is_empty() && message.kind != RaftKind::Append {
+            return Verdict::Malformed;
+        }
+        match message.kind {
+            RaftKind::Append => inspect_append(message),
+            RaftKind::AppendResponse => self.inspect_append_response(from, message),
+            RaftKind::Heartbeat => self.inspect_heartbeat(message),
+            RaftKind::Snapshot => inspect_snapshot(message),
+            RaftKind::TimeoutNow if self.must_not_campaign() => Verdict::Useless,
+            _ => Verdict::Fine,
+        }
+    }
+
+    fn inspect_heartbeat(&self, message: &RaftMessage) -> Verdict {
+        let last = self.raw.raft.raft_log.last_index();
+        if message.term < self.raw.raft.term || message.commit <= last {
+            return Verdict::Fine;
+        }
+        Verdict::DataLoss(format!(
+            "the leader of term {} knows that this node had entry {}, but its log ends at {last}",
+            message.term, message.commit
+        ))
+    }
+
+    fn inspect_append_response(&self, from: u64, message: &mut RaftMessage) -> Verdict {
+        let raft = &self.raw.raft;
+        if raft.state != StateRole::Leader || message.term != raft.term {
+            return Verdict::Fine;
+        }
+        if message.log_id.index > raft.raft_log.last_index() {
+            return Verdict::Malformed;
+        }
+        let Some(progress) = raft.prs().get(from) else { return Verdict::Useless };
+        if !message.reject || message.request_snapshot != 0 {
+            return Verdict::Fine;
+        }
+        // A late refusal of what the follower has acknowledged since would make the engine go back behind that.
+        if message.log_id.index <= progress.matched {
+            return Verdict::Useless;
+        }
+        if message.reject_hint < progress.matched {
+            message.reject_hint = progress.matched;
+            message.log_id.term = 0;
+        }
+        Verdict::Fine
+    }
+}
+
+fn inspect_append(message: &RaftMessage) -> Verdict {
+    let before = message.log_id;
+    // Every log begins at a snapshot (C11): nobody is sent the entries from the very first.
+    if before.index == 0 || before.term == 0 || before.term > message.term {
+        return Verdict::Malformed;
+    }
+    let mut last = before;
+    for entry in &message.entries {
+        let next = entry.log_id;
+        let follows = last.index.checked_add(1) == Some(next.index) && next.term >= last.term;
+        if !follows || next.term > message.term || !well_formed(entry) {
+            return Verdict::Malformed;
+        }
+        last = next;
+    }
+    Verdict::Fine
+}
+
+fn inspect_snapshot(message: &RaftMessage) -> Verdict {
+    let Some(meta) = &message.snapshot else { return Verdict::Malformed };
+    if meta.log_id.index == 0 || meta.log_id.term == 0 || meta.log_id.term > message.term {
+        return Verdict::Malformed;
+    }
+    let Ok(membership) = Membership::decode(meta.system.clone()) else {
+        return Verdict::Malformed;
+    };
+    if membership.voters().next().is_none() { Verdict::Malformed } else { Verdict::Fine }
+}
+
+fn well_formed(entry: &Entry) -> bool {
+    match entry.kind {
+        EntryKind::Change if !entry.data.is_empty() => ChangeRecord::decode(entry.data.clone())
+            .is_ok_and(|record| {
+                !record.steps.is_empty() && record.steps.iter().all(|step| step.id != 0)
+            }),
+        EntryKind::Change | EntryKind::Application | EntryKind::System => true,
+        EntryKind::Empty => entry.data.is_empty(),
+    }
+}
+
+impl From<Verdict> for Option<Fatal> {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::DataLoss(reason) => Some(Fatal::DataLoss(reason)),
+            Verdict::Fine | Verdict::Malformed | Verdict::Useless => None,
+        }
+    }
+}
