@@ -121,6 +121,7 @@ impl FromStr for ClusterId {
 
 /// Which of several groups of one cluster; 0 for the only one.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[expect(clippy::exhaustive_structs, reason = "a number with a name")]
 pub struct GroupId(pub u64);
 
 impl fmt::Display for GroupId {

@@ -278,7 +278,7 @@ impl Driver {
         self.write();
         self.apply();
         if let Some(fatal) = self.node.fatal() {
-            self.stop.get_or_insert(fatal.clone());
+            self.stop.get_or_insert_with(|| fatal.clone());
         }
         self.publish();
     }

@@ -24,7 +24,7 @@ impl History {
     /// The membership at `index`, which is not before the base.
     pub(super) fn at(&self, index: u64) -> &Membership {
         let newest = self.0.range(..=index).next_back();
-        newest.or(self.0.iter().next()).expect("there is always one").1
+        newest.or_else(|| self.0.iter().next()).expect("there is always one").1
     }
 
     /// Forgets what was in force only before `index`.

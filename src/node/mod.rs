@@ -219,16 +219,11 @@ impl Node {
             let membership = node.history.at(meta.log_id.index).clone();
             let at = meta.log_id.index.min(node.raw.raft.raft_log.applied);
             node.raw.mut_store().set_snapshot(meta, &membership);
-            let to = at.saturating_sub(keep);
-            if to <= node.raw.store().base().index {
-                return;
+            node.compact(at.saturating_sub(keep));
+            if node.is_leader() {
+                // Whoever waits for a snapshot need not wait for the next heartbeat.
+                node.raw.raft.bcast_append();
             }
-            let Some(term) = node.raw.store().term_of(to) else { return };
-            let log_id = LogId { term, index: to };
-            let system = node.history.at(to).encode();
-            node.writes.compact(Base { log_id, system });
-            node.raw.mut_store().compact(log_id);
-            node.history.forget_before(to);
         });
     }
 
@@ -421,6 +416,18 @@ impl Node {
         Some(first)
     }
 
+    fn compact(&mut self, to: u64) {
+        if to <= self.raw.store().base().index {
+            return;
+        }
+        let Some(term) = self.raw.store().term_of(to) else { return };
+        let log_id = LogId { term, index: to };
+        let system = self.history.at(to).encode();
+        self.writes.compact(Base { log_id, system });
+        self.raw.mut_store().compact(log_id);
+        self.history.forget_before(to);
+    }
+
     /// Sends followers all that they may be sent: the engine sends one message a proposal and then waits a round trip.
     fn pump(&mut self) {
         let raft = &mut self.raw.raft;
@@ -451,7 +458,7 @@ impl Node {
         });
         if let Err(panic) = catch_unwind(run) {
             let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("panic");
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic");
             self.fatal = Some(Fatal::Engine(text.to_owned()));
         }
     }

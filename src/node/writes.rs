@@ -95,12 +95,12 @@ impl Writes {
     }
 
     pub(super) fn install(&mut self, number: u64, base: Base, state: Option<HardState>) {
-        let at = base.log_id;
+        let (at, lazy) = (base.log_id, self.lazy_hard_state.take());
         self.next.number = number;
         self.next.installs = Some(at);
         self.next.batch = WriteBatch {
             reset_to: Some(base),
-            hard_state: state.or(self.next.batch.hard_state).or(self.lazy_hard_state.take()),
+            hard_state: state.or(self.next.batch.hard_state).or(lazy),
             sync: true,
             ..WriteBatch::default()
         };

@@ -483,7 +483,7 @@ impl Reader {
 
     fn raft(&mut self) -> Result<RaftMessage, DecodeError> {
         let kind = usize::from(self.0.try_get_u8()?);
-        let kind = *RaftKind::ALL.get(kind).ok_or(invalid("kind of engine message"))?;
+        let kind = *RaftKind::ALL.get(kind).ok_or_else(|| invalid("kind of engine message"))?;
         let flags = self.0.try_get_u8()?;
         if flags > 3 {
             return Err(invalid("flags"));

@@ -1,0 +1,128 @@
+//! The inbound checks, line by line: each of these messages would make the engine panic or lie.
+
+use super::cluster::{Cluster, voter};
+use crate::id::LogId;
+use crate::node::inspect::Verdict;
+use crate::storage::{Entry, SnapshotMeta};
+use crate::transport::{RaftKind, RaftMessage};
+
+fn settled() -> (Cluster, u64) {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    cluster.propose(leader, "a");
+    cluster.tick(4);
+    (cluster, leader)
+}
+
+fn judge(mut message: RaftMessage) -> Verdict {
+    let (mut cluster, leader) = settled();
+    cluster.node(leader % 3 + 1).inspect(leader, &mut message)
+}
+
+fn append(entries: Vec<Entry>) -> RaftMessage {
+    let log_id = LogId { term: 1, index: 1 };
+    RaftMessage { kind: RaftKind::Append, term: 9, log_id, entries, ..RaftMessage::default() }
+}
+
+fn entry(term: u64, index: u64) -> Entry {
+    Entry::application(LogId { term, index }, b"x")
+}
+
+#[test]
+fn an_append_must_hold_together() {
+    assert_eq!(judge(append(vec![entry(2, 2), entry(3, 3)])), Verdict::Fine);
+    assert_eq!(judge(append(vec![entry(2, 3)])), Verdict::Malformed, "a gap");
+    assert_eq!(judge(append(vec![entry(2, 2), entry(2, 2)])), Verdict::Malformed, "a repetition");
+    assert_eq!(judge(append(vec![entry(3, 2), entry(2, 3)])), Verdict::Malformed, "terms fall");
+    assert_eq!(judge(append(vec![entry(10, 2)])), Verdict::Malformed, "a term of the future");
+    let mut message = append(vec![]);
+    message.log_id = LogId { term: 0, index: 0 };
+    assert_eq!(judge(message.clone()), Verdict::Malformed, "the log from the very first");
+    message.log_id = LogId { term: 10, index: 4 };
+    assert_eq!(judge(message.clone()), Verdict::Malformed, "a term of the future");
+    message.term = 0;
+    assert_eq!(judge(message), Verdict::Malformed, "no term");
+    let mut change = entry(2, 2);
+    change.kind = crate::storage::EntryKind::Change;
+    assert_eq!(judge(append(vec![change])), Verdict::Malformed, "no change record");
+}
+
+#[test]
+fn only_appends_carry_entries_and_only_snapshots_a_snapshot() {
+    let mut message = append(vec![entry(2, 2)]);
+    message.kind = RaftKind::Vote;
+    assert_eq!(judge(message), Verdict::Malformed);
+    let mut message = append(vec![]);
+    message.snapshot = Some(SnapshotMeta::default());
+    assert_eq!(judge(message), Verdict::Malformed);
+    let message = RaftMessage { kind: RaftKind::Snapshot, term: 9, ..RaftMessage::default() };
+    assert_eq!(judge(message), Verdict::Malformed);
+}
+
+#[test]
+fn a_snapshot_must_name_a_place_and_voters() {
+    let snapshot = |log_id, system: &[u8]| RaftMessage {
+        kind: RaftKind::Snapshot,
+        term: 9,
+        snapshot: Some(SnapshotMeta { log_id, system: system.to_vec().into(), size_bytes: 0 }),
+        ..RaftMessage::default()
+    };
+    let at = LogId { term: 2, index: 9 };
+    let good = crate::membership::Membership::first([voter(1)]).encode();
+    assert_eq!(judge(snapshot(at, &good)), Verdict::Fine);
+    assert_eq!(judge(snapshot(LogId { index: 0, ..at }, &good)), Verdict::Malformed);
+    assert_eq!(judge(snapshot(LogId { term: 0, ..at }, &good)), Verdict::Malformed);
+    assert_eq!(judge(snapshot(LogId { term: 10, ..at }, &good)), Verdict::Malformed);
+    assert_eq!(judge(snapshot(at, b"")), Verdict::Malformed, "no voters");
+    assert_eq!(judge(snapshot(at, b"x")), Verdict::Malformed, "no membership");
+}
+
+#[test]
+fn nobody_speaks_in_this_servers_name() {
+    let (mut cluster, leader) = settled();
+    let mut message = append(vec![]);
+    assert_eq!(cluster.node(leader).inspect(leader, &mut message), Verdict::Malformed);
+    assert_eq!(cluster.node(leader).inspect(0, &mut message), Verdict::Malformed);
+}
+
+#[test]
+fn a_follower_cannot_acknowledge_what_the_leader_does_not_have() {
+    let (mut cluster, leader) = settled();
+    let follower = leader % 3 + 1;
+    let node = cluster.node(leader);
+    let ack = |index| RaftMessage {
+        kind: RaftKind::AppendResponse,
+        term: node.term(),
+        log_id: LogId { term: 0, index },
+        ..RaftMessage::default()
+    };
+    let last = node.last().index;
+    assert_eq!(node.inspect(follower, &mut ack(last)), Verdict::Fine);
+    assert_eq!(node.inspect(follower, &mut ack(last + 1)), Verdict::Malformed);
+    assert_eq!(node.inspect(9, &mut ack(last)), Verdict::Useless, "no member");
+}
+
+#[test]
+fn a_late_refusal_does_not_take_back_an_acknowledgement() {
+    let (mut cluster, leader) = settled();
+    let follower = leader % 3 + 1;
+    cluster.propose(leader, "b");
+    let node = cluster.node(leader);
+    let (matched, _, _) = node.progress(follower).unwrap();
+    let mut refusal = RaftMessage {
+        kind: RaftKind::AppendResponse,
+        term: node.term(),
+        log_id: LogId { term: 1, index: matched },
+        reject: true,
+        reject_hint: 1,
+        ..RaftMessage::default()
+    };
+    assert_eq!(node.inspect(follower, &mut refusal), Verdict::Useless);
+    (1..=3).filter(|id| *id != leader).for_each(|id| {
+        cluster.cut.insert(id);
+    });
+    cluster.propose(leader, "c");
+    refusal.log_id.index = matched + 1;
+    assert_eq!(cluster.node(leader).inspect(follower, &mut refusal), Verdict::Fine);
+    assert_eq!((refusal.reject_hint, refusal.log_id.term), (matched, 0));
+}

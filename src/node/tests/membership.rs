@@ -1,0 +1,100 @@
+//! Changes of the membership as the core makes them.
+
+use super::cluster::{Cluster, learner, voter};
+use crate::membership::{Change, Member, MembershipError, Role};
+use crate::node::ChangeOutcome;
+use crate::status::RaftRole;
+
+#[test]
+fn a_blank_server_joins_by_snapshot_and_can_be_promoted() {
+    let mut cluster = Cluster::of(&[voter(1)]);
+    let leader = cluster.elect();
+    cluster.propose(leader, "a");
+    cluster.add_blank(2);
+    cluster.change(1, Change::Add(voter(2)));
+    assert!(cluster.node(1).membership().is_staging(2.into()));
+    assert_eq!(cluster.node(1).membership().member(2.into()).unwrap().role, Role::Learner);
+    cluster.tick(10);
+    assert!(cluster.server(2).disk.snapshot.is_some(), "a new snapshot, which names it");
+    cluster.propose(1, "b");
+    assert_eq!(cluster.commands(2), [b"b"]);
+    let of_leader = cluster.node(1).membership().clone();
+    assert_eq!(*cluster.node(2).membership(), of_leader);
+    cluster.change(1, Change::Promote(2.into()));
+    cluster.tick(4);
+    assert_eq!(cluster.node(2).membership().voters().count(), 2);
+    assert!(!cluster.node(2).membership().is_staging(2.into()));
+    assert!(matches!(
+        cluster.server(1).changes[..],
+        [ChangeOutcome::Done(_), ChangeOutcome::Done(_)]
+    ));
+}
+
+#[test]
+fn a_replacement_passes_through_a_joint_configuration_and_leaves_it_by_itself() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    let old = leader % 3 + 1;
+    cluster.add_blank(4);
+    cluster.change(leader, Change::Add(learner(4)));
+    cluster.tick(10);
+    let new = Member { role: Role::Voter, ..learner(4) };
+    cluster.change(leader, Change::Replace { old: old.into(), new });
+    cluster.tick(10);
+    let membership = cluster.node(leader).membership().clone();
+    assert!(!membership.is_joint());
+    assert_eq!(membership.voters().count(), 3);
+    assert!(membership.member(old.into()).is_none());
+    let outcomes = &cluster.server(leader).changes;
+    assert!(matches!(&outcomes[1], ChangeOutcome::Done(after) if !after.is_joint()));
+}
+
+#[test]
+fn one_change_at_a_time_and_only_on_the_membership_it_was_planned_on() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    let node = cluster.node(leader);
+    let add = |n| Change::Add(learner(n));
+    assert_eq!(
+        node.handle_change(&add(4), Some(77)),
+        Err(MembershipError::Superseded { now: node.membership().index() })
+    );
+    assert!(node.handle_change(&add(4), None).unwrap().is_some());
+    assert_eq!(node.handle_change(&add(5), None), Err(MembershipError::InProgress));
+    cluster.settle();
+    assert!(cluster.node(leader).handle_change(&add(5), None).unwrap().is_some());
+}
+
+/// Without it the removed leader would lead for ever: it hears nobody, and nobody campaigns while it is heard.
+#[test]
+fn a_leader_that_is_removed_steps_down_and_the_others_elect() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    cluster.change(leader, Change::Remove(leader.into()));
+    assert_ne!(cluster.node(leader).role(), RaftRole::Leader);
+    assert_eq!(cluster.node(leader).fatal(), None);
+    cluster.cut.insert(leader);
+    let heir = cluster.elect();
+    cluster.propose(heir, "a");
+    assert_eq!(cluster.node(heir).membership().members().count(), 2);
+}
+
+#[test]
+fn a_restart_finds_the_membership_again() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    cluster.change(leader, Change::Add(learner(4)));
+    cluster.propose(leader, "a");
+    cluster.tick(4);
+    for id in 1..=3 {
+        cluster.crash(id);
+    }
+    let leader = cluster.elect();
+    cluster.tick(10);
+    let index = cluster.node(leader).membership().index();
+    for id in 1..=3 {
+        let membership = cluster.node(id).membership();
+        assert!(membership.member(4.into()).is_some(), "server {id}");
+        assert_eq!(membership.index(), index);
+    }
+}

@@ -1,0 +1,280 @@
+//! The rules a driver of the engine must keep, each with what happens without it.
+
+use bytes::Bytes;
+
+use super::cluster::{Cluster, Disk, Server, learner, voter};
+use crate::config::Config;
+use crate::error::Fatal;
+use crate::id::LogId;
+use crate::membership::{Change, Membership};
+use crate::node::ChangeOutcome;
+use crate::storage::{Entry, HardState};
+use crate::transport::{RaftKind, RaftMessage};
+
+#[test]
+fn three_servers_elect_a_leader_and_apply_the_same_commands() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    for command in ["a", "b", "c"] {
+        cluster.propose(leader, command);
+    }
+    cluster.tick(4);
+    for id in 1..=3 {
+        assert_eq!(cluster.commands(id), [b"a", b"b", b"c"], "on server {id}");
+    }
+}
+
+/// W1: a single voter elects itself; without the rule its learners hear of a term that it may forget.
+#[test]
+fn w1_nobody_hears_of_a_term_that_is_not_durable() {
+    let mut cluster = Cluster::of(&[voter(1), learner(2)]);
+    cluster.server(1).prompt = false;
+    for _ in 0..100 {
+        cluster.server(1).node.handle_tick();
+        cluster.work();
+        if cluster.node(1).is_leader() {
+            break;
+        }
+    }
+    assert!(cluster.node(1).is_leader());
+    let _ = cluster.node(1).handle_proposal(vec![Bytes::from("a")]);
+    cluster.work();
+    let term = cluster.node(1).term();
+    assert!(cluster.sent.iter().all(|(_, _, m)| m.term < term), "{:?}", cluster.sent);
+    while !cluster.server(1).writing.is_empty() {
+        let out = cluster.server(1).finish_write();
+        cluster.sent.extend(out.into_iter().map(|o| (1, o.to, o.message)));
+        cluster.work();
+    }
+    assert!(cluster.sent.iter().any(|(_, to, m)| *to == 2 && m.term == term));
+}
+
+/// W2: what one step of the engine decided is one batch.
+#[test]
+fn w2_entries_and_the_hard_state_that_goes_with_them_are_one_write() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    let follower = leader % 3 + 1;
+    cluster.tick(4);
+    cluster.server(follower).prompt = false;
+    let (term, last) = (cluster.node(leader).term(), cluster.node(follower).last());
+    let entry = Entry::application(LogId { term: term + 1, index: last.index + 1 }, b"x");
+    let append = RaftMessage {
+        kind: RaftKind::Append,
+        term: term + 1,
+        log_id: last,
+        commit: last.index + 1,
+        entries: vec![entry],
+        ..RaftMessage::default()
+    };
+    let from = (1..=3).find(|id| *id != leader && *id != follower).unwrap();
+    cluster.node(follower).handle_message(from, append);
+    cluster.work();
+    let batch = &cluster.server(follower).writing[0].batch;
+    assert_eq!(batch.entries.len(), 1);
+    assert_eq!(batch.hard_state.unwrap().term, term + 1);
+    assert_eq!(batch.hard_state.unwrap().commit, last.index + 1);
+    assert!(batch.sync);
+}
+
+/// W3: entries of an old leader were being written when they were replaced and replaced back. Without the rule, the
+/// first write makes them count as stored while the disk may hold the ones between.
+#[test]
+fn w3_entries_do_not_count_as_stored_while_their_replacement_is_being_written() {
+    let members = [voter(1), voter(2), voter(3)];
+    let disk = Disk::bootstrapped(&Membership::first(members));
+    let mut server = Server::new(1, disk, &Config::default());
+    server.prompt = false;
+    let base = LogId { term: 1, index: 1 };
+    let append = |term: u64, entry_term: u64| RaftMessage {
+        kind: RaftKind::Append,
+        term,
+        log_id: base,
+        commit: 2,
+        entries: vec![Entry::application(LogId { term: entry_term, index: 2 }, b"x")],
+        ..RaftMessage::default()
+    };
+    let mut jobs = Vec::new();
+    for (from, term, entry_term) in [(2, 2, 2), (3, 3, 3)] {
+        let mut message = append(term, entry_term);
+        message.commit = 1;
+        server.node.handle_message(from, message);
+        jobs.push(server.node.take_write().unwrap());
+    }
+    // The entry of term 2 again, from the leader of term 4 that has it, and committed.
+    server.node.handle_message(2, append(4, 2));
+    jobs.push(server.node.take_write().unwrap());
+    server.node.handle_persisted(jobs[0].number);
+    assert!(server.node.take_apply(1 << 20).is_none(), "the disk may lose it yet");
+    server.node.handle_persisted(jobs[2].number);
+    assert_eq!(server.node.take_apply(1 << 20).unwrap().last, LogId { term: 2, index: 2 });
+}
+
+/// W4: a vote that is answered finds the write that carried it reported; the engine insists on that.
+#[test]
+fn w4_persistence_is_reported_before_what_it_released_is_sent() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    cluster.propose(leader, "a");
+    cluster.cut.insert(leader);
+    for server in cluster.servers.values_mut() {
+        server.prompt = false;
+    }
+    let heir = (1..=3).find(|id| *id != leader).unwrap();
+    for _ in 0..400 {
+        cluster.servers.values_mut().for_each(|server| server.node.handle_tick());
+        cluster.settle();
+        for id in 1..=3 {
+            // The report comes first, then what had to wait for it.
+            for outgoing in cluster.server(id).finish_write() {
+                cluster.wire.push_back((id, outgoing));
+            }
+        }
+        cluster.settle();
+    }
+    assert!((1..=3).filter(|id| *id != leader).any(|id| cluster.node(id).is_leader()));
+    assert_eq!(cluster.node(heir).fatal(), None);
+}
+
+/// W5: a configuration change leaves one voter, whose last entries are still being written. Without the rule it
+/// elects itself at once, and the engine panics.
+#[test]
+fn w5_the_only_voter_does_not_campaign_while_its_log_is_not_durable() {
+    let mut cluster = Cluster::of(&[voter(1), learner(2)]);
+    cluster.server(1).prompt = false;
+    // The leader that has just demoted itself still sends the end of its log.
+    let append = RaftMessage {
+        kind: RaftKind::Append,
+        term: 2,
+        log_id: LogId { term: 1, index: 1 },
+        commit: 1,
+        entries: vec![Entry::application(LogId { term: 2, index: 2 }, b"x")],
+        ..RaftMessage::default()
+    };
+    cluster.node(1).handle_message(2, append);
+    cluster.work();
+    let now = RaftMessage { kind: RaftKind::TimeoutNow, term: 2, ..RaftMessage::default() };
+    cluster.node(1).handle_message(2, now);
+    for _ in 0..100 {
+        cluster.node(1).handle_tick();
+        cluster.work();
+    }
+    assert_eq!(cluster.node(1).fatal(), None);
+    assert!(!cluster.node(1).is_leader());
+    cluster.server(1).prompt = true;
+    assert_eq!(cluster.elect(), 1);
+}
+
+/// W7: whoever restarts with less than it acknowledged finds out, and stops with the reason.
+#[test]
+fn w7_a_log_that_is_shorter_than_what_was_promised_is_found_out() {
+    let members = [voter(1), voter(2), voter(3)];
+    let mut disk = Disk::bootstrapped(&Membership::first(members));
+    disk.hard_state = HardState { term: 5, vote: 0, commit: 9 };
+    let error = disk.start(1, &Config::default()).err().unwrap();
+    assert!(error.contains("committed"), "{error}");
+    disk.hard_state = HardState { term: 1, vote: 0, commit: 1 };
+    disk.entries = vec![Entry::application(LogId { term: 4, index: 2 }, b"x")];
+    let error = disk.start(1, &Config::default()).err().unwrap();
+    assert!(error.contains("term"), "{error}");
+
+    disk.entries.clear();
+    let mut node = disk.start(1, &Config::default()).unwrap();
+    let heartbeat =
+        RaftMessage { kind: RaftKind::Heartbeat, term: 3, commit: 10, ..RaftMessage::default() };
+    node.handle_message(2, heartbeat);
+    assert!(matches!(node.fatal(), Some(Fatal::DataLoss(_))), "{:?}", node.fatal());
+}
+
+#[test]
+fn a_panic_of_the_engine_ends_the_node_and_not_the_process() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    cluster.propose(leader, "a");
+    let follower = leader % 3 + 1;
+    cluster.tick(4);
+    std::panic::set_hook(Box::new(|_| {}));
+    // What is applied can only grow; the engine panics if it is told otherwise.
+    cluster.node(follower).guarded(|node| node.raw.advance_apply_to(u64::MAX));
+    let _ = std::panic::take_hook();
+    assert!(matches!(cluster.node(follower).fatal(), Some(Fatal::Engine(_))));
+    cluster.tick(10);
+    assert_eq!(cluster.node(follower).take_sends(), []);
+}
+
+#[test]
+fn a_follower_behind_the_leaders_memory_is_served_from_the_log() {
+    let mut config = Config::default();
+    config.log_cache_bytes_max = 1;
+    let mut cluster = Cluster::with(&[voter(1), voter(2), voter(3)], &config);
+    let leader = cluster.elect();
+    let follower = leader % 3 + 1;
+    cluster.cut.insert(follower);
+    for _ in 0..50 {
+        cluster.propose(leader, "x");
+    }
+    cluster.cut.clear();
+    cluster.tick(20);
+    assert_eq!(cluster.commands(follower).len(), 50);
+}
+
+#[test]
+fn a_follower_behind_the_log_gets_the_snapshot() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    let follower = leader % 3 + 1;
+    cluster.cut.insert(follower);
+    for _ in 0..20 {
+        cluster.propose(leader, "x");
+    }
+    let applied = cluster.node(leader).applied();
+    let system = cluster.node(leader).membership_at(applied.index).encode();
+    let meta = crate::storage::SnapshotMeta { log_id: applied, system, size_bytes: 0 };
+    cluster.node(leader).handle_snapshot_taken(meta.clone(), 5);
+    cluster.settle();
+    cluster.cut.clear();
+    cluster.tick(20);
+    assert_eq!(cluster.server(follower).disk.snapshot.as_ref(), Some(&meta));
+    assert!(cluster.node(follower).applied() >= applied);
+    cluster.propose(leader, "after");
+    cluster.tick(4);
+    assert_eq!(cluster.commands(follower).last().unwrap(), b"after");
+    cluster.crash(follower);
+    cluster.tick(10);
+    assert_eq!(cluster.node(follower).fatal(), None);
+}
+
+#[test]
+fn reads_are_confirmed_by_a_majority_only() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    cluster.propose(leader, "a");
+    assert!(cluster.node(leader).handle_read(9, 1));
+    cluster.settle();
+    let commit = cluster.node(leader).commit();
+    assert_eq!(cluster.server(leader).reads, [(1, commit)]);
+    (1..=3).filter(|id| *id != leader).for_each(|id| {
+        cluster.cut.insert(id);
+    });
+    assert!(cluster.node(leader).handle_read(9, 2));
+    cluster.settle();
+    assert_eq!(cluster.server(leader).reads.len(), 1, "nobody confirmed it");
+    let follower = leader % 3 + 1;
+    assert!(!cluster.node(follower).handle_read(9, 3));
+}
+
+#[test]
+fn a_change_that_another_leaders_entry_replaced_did_not_happen() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    cluster.cut.insert(leader);
+    cluster.node(leader).handle_change(&Change::Add(learner(4)), None).unwrap();
+    cluster.settle();
+    let heir = cluster.elect();
+    cluster.propose(heir, "a");
+    cluster.cut.clear();
+    cluster.tick(20);
+    let outcome = cluster.server(leader).changes.pop();
+    assert!(matches!(outcome, Some(ChangeOutcome::Superseded)), "{outcome:?}");
+    assert_eq!(cluster.node(leader).membership().members().count(), 3);
+}
