@@ -256,16 +256,20 @@ impl raft::Storage for LogCache {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        match &self.snapshot {
-            Some((meta, snapshot)) if meta.log_id.index >= request_index.max(self.base.index) => {
-                Ok(snapshot.clone())
-            }
-            _ => {
-                self.wants_snapshot.set(true);
-                Err(StorageError::SnapshotTemporarilyUnavailable.into())
-            }
-        }
+    /// The newest snapshot, if it names the receiver: the engine there ignores one that does not, so a server that
+    /// was added since the last snapshot waits for the next, which is taken at once.
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let least = request_index.max(self.base.index);
+        let fit = self.snapshot.as_ref().filter(|(meta, snapshot)| {
+            let members = snapshot.get_metadata().get_conf_state();
+            let named = [&members.voters, &members.learners, &members.voters_outgoing];
+            meta.log_id.index >= least && named.iter().any(|ids| ids.contains(&to))
+        });
+        let Some((_, snapshot)) = fit else {
+            self.wants_snapshot.set(true);
+            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
+        };
+        Ok(snapshot.clone())
     }
 }
 
