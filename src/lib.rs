@@ -14,6 +14,8 @@ mod state_machine;
 mod status;
 pub mod storage;
 pub mod transport;
+#[cfg(feature = "typed")]
+pub mod typed;
 
 pub use self::config::{Config, ConfigError};
 pub use self::driver::StatusWatch;
