@@ -6,11 +6,25 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::{Instant, SystemTime};
 
+#[cfg(feature = "runtime-async-std")]
+mod async_std;
 mod files;
 mod net;
+#[cfg(feature = "runtime-smol")]
+mod smol;
+#[cfg(any(feature = "runtime-async-std", feature = "runtime-smol", feature = "runtime-tokio"))]
+mod socket;
+#[cfg(feature = "runtime-tokio")]
+mod tokio;
 
+#[cfg(feature = "runtime-async-std")]
+pub use self::async_std::AsyncStd;
 pub use self::files::{FileId, FileOp, Files, OpenMode};
 pub use self::net::{BoxStream, ByteReader, Listener, Net, Stream};
+#[cfg(feature = "runtime-smol")]
+pub use self::smol::Smol;
+#[cfg(feature = "runtime-tokio")]
+pub use self::tokio::Tokio;
 
 /// A future on the heap that may move between threads.
 pub type BoxFuture<'a, T = ()> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -34,7 +48,8 @@ pub trait Runtime: Debug + Send + Sync + 'static {
 
     /// Runs `work` where blocking is allowed; the future ends when it has ended.
     ///
-    /// For short jobs only, never for a loop: a runtime may have few threads for it. A panic of `work` may
+    /// For short jobs only, never for a loop: a runtime may have few threads for it. Dropping the future does
+    /// not stop what has begun. A panic of `work` may
     /// leave the future pending for ever or be passed on, but must not end the process.
     fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static>;
 

@@ -13,9 +13,11 @@ use crate::id::{ClusterId, GroupId, LogId, NodeId};
 use crate::runtime::ByteReader;
 
 mod entry;
+mod memory;
 
 pub(crate) use self::entry::EntryKind;
 pub use self::entry::{Entry, HardState, MalformedRecord};
+pub use self::memory::{MemoryLogStore, MemorySnapshotStore};
 
 /// The log of one group on one server, with its hard state and identity.
 ///
