@@ -1,1 +1,261 @@
-//! An in-process network for kontiki, with a fault policy.
+//! An in-process network for kontiki: no sockets, and as much bad luck as a test asks for.
+//!
+//! Time and chance are those of the [`Runtime`] the network was made with, so on a simulated runtime every fault is
+//! repeatable. Without faults a message is delivered inside `send`, by the task of the sender.
+//!
+//! ```
+//! # fn demo(runtime: std::sync::Arc<dyn kontiki::runtime::Runtime>) {
+//! use std::time::Duration;
+//! use kontiki_transport_memory::{Faults, Network};
+//!
+//! let network = Network::new(runtime);
+//! let one = network.endpoint("one");
+//! network.set_faults(Faults { loss: 0.05, delay: Duration::ZERO..Duration::from_millis(5), ..Faults::default() });
+//! network.isolate("one");
+//! network.heal();
+//! # }
+//! ```
+
+mod queue;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kontiki::runtime::{ByteReader, Runtime};
+use kontiki::transport::{Inbox, Message, Peer, StreamRefused, Transport, TransportError};
+use kontiki::{GroupId, NodeId};
+
+use self::queue::Queue;
+
+/// What goes wrong on the way. Applies to messages, and `loss` to the beginning of streams too.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[expect(clippy::exhaustive_structs, reason = "tests build it by literal")]
+pub struct Faults {
+    /// How likely a message is lost, from 0 to 1.
+    pub loss: f64,
+    /// How likely it arrives twice, from 0 to 1.
+    pub duplication: f64,
+    /// How long it is under way, drawn for each anew, so that messages overtake each other. Empty: not at all.
+    pub delay: Range<Duration>,
+}
+
+/// What has passed through a network.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Messages delivered.
+    pub delivered: u64,
+    /// Messages lost by chance.
+    pub lost: u64,
+    /// Messages to nobody, or across a cut.
+    pub undeliverable: u64,
+}
+
+/// A network in this process; clones are the same network.
+#[derive(Clone)]
+pub struct Network {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    runtime: Arc<dyn Runtime>,
+    state: Mutex<State>,
+    queue: Arc<Queue>,
+}
+
+struct State {
+    inboxes: BTreeMap<(String, GroupId), Arc<dyn Inbox>>,
+    faults: Faults,
+    encoded: bool,
+    cuts: BTreeSet<(String, String)>,
+    isolated: BTreeSet<String>,
+    dice: fastrand::Rng,
+    counters: Counters,
+}
+
+impl Network {
+    /// A network without faults.
+    #[must_use]
+    pub fn new(runtime: Arc<dyn Runtime>) -> Self {
+        let state = State {
+            inboxes: BTreeMap::new(),
+            faults: Faults::default(),
+            encoded: cfg!(debug_assertions),
+            cuts: BTreeSet::new(),
+            isolated: BTreeSet::new(),
+            dice: fastrand::Rng::with_seed(runtime.random()),
+            counters: Counters::default(),
+        };
+        let queue = Queue::start(&runtime);
+        Self { shared: Arc::new(Shared { runtime, state: Mutex::new(state), queue }) }
+    }
+
+    /// The transport of the server at `address`.
+    #[must_use]
+    pub fn endpoint(&self, address: impl Into<String>) -> Arc<MemoryTransport> {
+        Arc::new(MemoryTransport { network: self.clone(), address: address.into() })
+    }
+
+    /// Sets what goes wrong from here on.
+    pub fn set_faults(&self, faults: Faults) {
+        self.lock().faults = faults;
+    }
+
+    /// Whether every message goes through its encoded form. Default: in debug builds, so that tests exercise it.
+    pub fn set_encoded(&self, encoded: bool) {
+        self.lock().encoded = encoded;
+    }
+
+    /// Cuts `a` and `b` off from each other.
+    pub fn partition(&self, a: &str, b: &str) {
+        let mut state = self.lock();
+        state.cuts.insert((a.to_owned(), b.to_owned()));
+        state.cuts.insert((b.to_owned(), a.to_owned()));
+    }
+
+    /// Cuts one server off from everyone.
+    pub fn isolate(&self, address: &str) {
+        self.lock().isolated.insert(address.to_owned());
+    }
+
+    /// Mends every cut. [`Faults`] stay.
+    pub fn heal(&self) {
+        let mut state = self.lock();
+        state.cuts.clear();
+        state.isolated.clear();
+    }
+
+    /// What has passed so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.lock().counters
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code of others runs under the lock, so a poisoned one still holds a whole value.
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Network").finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn route(&self, from: &str, peer: &Peer, group: GroupId) -> Result<Arc<dyn Inbox>, String> {
+        let cut =
+            !self.cuts.is_empty() && self.cuts.contains(&(from.to_owned(), peer.address.clone()));
+        if cut || self.isolated.contains(from) || self.isolated.contains(&peer.address) {
+            return Err(format!("{from} is cut off from {}", peer.address));
+        }
+        let key = (peer.address.clone(), group);
+        let Some(inbox) = self.inboxes.get(&key) else {
+            return Err(format!("nobody is at {}", peer.address));
+        };
+        let there = inbox.local().node;
+        if peer.id.is_some_and(|id| id != there) {
+            return Err(format!("{there} is at {}", peer.address));
+        }
+        Ok(Arc::clone(inbox))
+    }
+
+    fn chance(&mut self, likely: f64) -> bool {
+        likely > 0.0 && self.dice.f64() < likely
+    }
+
+    fn delay(&mut self) -> Duration {
+        let Range { start, end } = self.faults.delay.clone();
+        let spread = end.saturating_sub(start);
+        start + spread.mul_f64(if spread.is_zero() { 0.0 } else { self.dice.f64() })
+    }
+}
+
+/// One server's access to a [`Network`].
+#[derive(Debug)]
+pub struct MemoryTransport {
+    network: Network,
+    address: String,
+}
+
+#[async_trait]
+impl Transport for MemoryTransport {
+    fn attach(&self, inbox: Arc<dyn Inbox>) {
+        let key = (self.address.clone(), inbox.local().group);
+        self.network.lock().inboxes.insert(key, inbox);
+    }
+
+    fn send(&self, peer: &Peer, message: Message) -> Result<(), TransportError> {
+        let mut state = self.network.lock();
+        let inbox = match state.route(&self.address, peer, message.group()) {
+            Ok(inbox) => inbox,
+            Err(reason) => {
+                state.counters.undeliverable += 1;
+                return Err(TransportError::Unreachable { reason });
+            }
+        };
+        let loss = state.faults.loss;
+        if state.chance(loss) {
+            state.counters.lost += 1;
+            return Ok(());
+        }
+        let duplication = state.faults.duplication;
+        let copies = 1 + u64::from(state.chance(duplication));
+        let delays: Vec<_> = (1..copies).map(|_| state.delay()).collect();
+        let delay = state.delay();
+        state.counters.delivered += copies;
+        let encoded = state.encoded;
+        drop(state);
+        let message = if encoded { recode(message) } else { message };
+        for delay in delays {
+            self.network.shared.queue.push(delay, Arc::clone(&inbox), message.clone());
+        }
+        if delay.is_zero() {
+            inbox.deliver(message);
+        } else {
+            self.network.shared.queue.push(delay, inbox, message);
+        }
+        Ok(())
+    }
+
+    async fn send_stream(
+        &self,
+        peer: &Peer,
+        head: Message,
+        body: ByteReader,
+    ) -> Result<(), TransportError> {
+        let (inbox, delay) = {
+            let mut state = self.network.lock();
+            let inbox = state.route(&self.address, peer, head.group());
+            let inbox = inbox.map_err(|reason| TransportError::Unreachable { reason })?;
+            let loss = state.faults.loss;
+            if state.chance(loss) {
+                state.counters.lost += 1;
+                let reason = "the stream was lost".to_owned();
+                return Err(TransportError::Unreachable { reason });
+            }
+            (inbox, state.delay())
+        };
+        if !delay.is_zero() {
+            let runtime = &self.network.shared.runtime;
+            runtime.timer(runtime.now() + delay).await;
+        }
+        let taken: Result<(), StreamRefused> = inbox.receive_stream(recode(head), body).await;
+        taken.map_err(TransportError::Refused)
+    }
+
+    fn disconnect(&self, _: GroupId, _: NodeId) {}
+
+    async fn detach(&self, group: GroupId) {
+        self.network.lock().inboxes.remove(&(self.address.clone(), group));
+    }
+}
+
+fn recode(message: Message) -> Message {
+    Message::decode(message.encode().into_bytes()).expect("what we encode can be decoded")
+}
