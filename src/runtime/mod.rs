@@ -10,6 +10,8 @@ use std::time::{Instant, SystemTime};
 mod async_std;
 mod files;
 mod net;
+#[cfg(feature = "runtime-sim")]
+pub mod sim;
 #[cfg(feature = "runtime-smol")]
 mod smol;
 #[cfg(any(feature = "runtime-async-std", feature = "runtime-smol", feature = "runtime-tokio"))]

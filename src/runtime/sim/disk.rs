@@ -1,0 +1,353 @@
+//! Simulated disks: what was not synced may be lost, kept or torn, sector by sector; names that were not synced too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::SimProcess;
+use crate::runtime::{FileId, FileOp, Files, OpenMode, Runtime as _};
+
+#[derive(Default)]
+pub(super) struct Disk {
+    nodes: BTreeMap<u64, Node>,
+    names: BTreeMap<String, u64>,
+    /// The names as of the last sync of the directory, and what was done since.
+    durable_names: BTreeMap<String, u64>,
+    name_changes: Vec<NameChange>,
+    open: BTreeMap<u64, (u64, bool)>,
+    count: u64,
+    locked: bool,
+    fail_next_sync: bool,
+    bytes_max: Option<u64>,
+}
+
+#[derive(Default)]
+struct Node {
+    data: Vec<u8>,
+    durable: Vec<u8>,
+    dirty: BTreeSet<usize>,
+    resized: bool,
+}
+
+#[derive(Clone)]
+enum NameChange {
+    Remove(String),
+    Set(String, u64),
+}
+
+impl Disk {
+    /// The power goes. Names fall back to some moment since the last sync; each sector that was not synced is lost,
+    /// kept, or torn.
+    pub(super) fn crash(&mut self, dice: &mut fastrand::Rng) {
+        let kept = dice.usize(..=self.name_changes.len());
+        let mut names = std::mem::take(&mut self.durable_names);
+        self.name_changes.drain(..).take(kept).for_each(|change| change.apply(&mut names));
+        self.durable_names = names.clone();
+        self.names = names;
+        self.nodes.values_mut().for_each(|node| node.crash(dice));
+        let named: BTreeSet<u64> = self.names.values().copied().collect();
+        self.nodes.retain(|id, _| named.contains(id));
+        self.open.clear();
+        self.locked = false;
+        self.fail_next_sync = false;
+    }
+
+    fn change_name(&mut self, change: NameChange) {
+        change.clone().apply(&mut self.names);
+        self.name_changes.push(change);
+    }
+
+    fn node(&mut self, file: FileId, writing: bool) -> io::Result<&mut Node> {
+        let (node, writable) = *self.open.get(&file.0).ok_or(io::ErrorKind::InvalidInput)?;
+        if writing && !writable {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        self.nodes.get_mut(&node).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn used(&self) -> u64 {
+        self.nodes.values().map(|node| node.data.len() as u64).sum()
+    }
+
+    fn run(&mut self, op: FileOp) -> io::Result<()> {
+        match op {
+            FileOp::Remove { name } => {
+                self.names.get(&name).ok_or(io::ErrorKind::NotFound)?;
+                self.change_name(NameChange::Remove(name));
+            }
+            FileOp::Rename { from, to } => {
+                let node = *self.names.get(&from).ok_or(io::ErrorKind::NotFound)?;
+                // One step on the disk: never both names gone.
+                self.change_name(NameChange::Set(to, node));
+                NameChange::Remove(from.clone()).apply(&mut self.names);
+                self.name_changes.push(NameChange::Remove(from));
+            }
+            FileOp::SetLen { file, len } => {
+                self.check_room(file, len)?;
+                let node = self.node(file, true)?;
+                node.data.resize(usize::try_from(len).map_err(io::Error::other)?, 0);
+                node.resized = true;
+            }
+            FileOp::SyncData { file } => {
+                if std::mem::take(&mut self.fail_next_sync) {
+                    return Err(io::Error::other("planted failure of a sync"));
+                }
+                self.node(file, false)?.sync();
+            }
+            FileOp::SyncDir => {
+                self.name_changes.clear();
+                self.durable_names.clone_from(&self.names);
+            }
+            FileOp::Write { file, at, parts } => {
+                let len: usize = parts.iter().map(Bytes::len).sum();
+                self.check_room(file, at + len as u64)?;
+                let node = self.node(file, true)?;
+                let mut at = usize::try_from(at).map_err(io::Error::other)?;
+                for part in parts {
+                    node.write(at, &part);
+                    at += part.len();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_room(&mut self, file: FileId, end: u64) -> io::Result<()> {
+        let (used, max) = (self.used(), self.bytes_max);
+        let grows = end.saturating_sub(self.node(file, true)?.data.len() as u64);
+        if grows > 0 && max.is_some_and(|max| used + grows > max) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let end = at + bytes.len();
+        if self.data.len() < end {
+            self.data.resize(end, 0);
+            self.resized = true;
+        }
+        self.data[at..end].copy_from_slice(bytes);
+        self.dirty.extend(at / SECTOR..=(end - 1) / SECTOR);
+    }
+
+    fn sync(&mut self) {
+        if self.resized {
+            self.durable.resize(self.data.len(), 0);
+        }
+        for sector in std::mem::take(&mut self.dirty) {
+            let range = sector * SECTOR..((sector + 1) * SECTOR).min(self.data.len());
+            if range.start < range.end {
+                self.durable[range.clone()].copy_from_slice(&self.data[range]);
+            }
+        }
+        self.resized = false;
+    }
+
+    fn crash(&mut self, dice: &mut fastrand::Rng) {
+        let mut after = self.durable.clone();
+        if self.resized && dice.bool() {
+            after.resize(self.data.len(), 0);
+        }
+        for &sector in &self.dirty {
+            let end = ((sector + 1) * SECTOR).min(self.data.len()).min(after.len());
+            let start = sector * SECTOR;
+            if start >= end {
+                continue;
+            }
+            let written = match dice.u8(..3) {
+                0 => 0,
+                1 => end - start,
+                _ => dice.usize(..=end - start),
+            };
+            after[start..start + written].copy_from_slice(&self.data[start..start + written]);
+        }
+        self.dirty.clear();
+        self.resized = false;
+        self.durable.clone_from(&after);
+        self.data = after;
+    }
+}
+
+impl NameChange {
+    fn apply(self, names: &mut BTreeMap<String, u64>) {
+        match self {
+            Self::Remove(name) => names.remove(&name),
+            Self::Set(name, node) => names.insert(name, node),
+        };
+    }
+}
+
+/// One directory of a simulated process's disk. Opened again, also in a later life, it is the same directory.
+pub struct SimFiles {
+    process: Arc<SimProcess>,
+    directory: String,
+    holds_lock: std::sync::atomic::AtomicBool,
+}
+
+impl SimFiles {
+    pub(super) fn open(process: Arc<SimProcess>, directory: &str) -> Arc<Self> {
+        let key = (process.id, directory.to_owned());
+        process.sim.lock().disks.entry(key).or_default();
+        let holds_lock = std::sync::atomic::AtomicBool::new(false);
+        Arc::new(Self { process, directory: directory.to_owned(), holds_lock })
+    }
+
+    /// Makes the next sync fail.
+    pub fn fail_next_sync(&self) {
+        // A dead process's disk is not reached any more; then there is nothing to fail.
+        let _ = self.with(|disk| {
+            disk.fail_next_sync = true;
+            Ok(())
+        });
+    }
+
+    /// Makes the disk full at this many bytes; `None` for never.
+    pub fn set_bytes_max(&self, bytes_max: Option<u64>) {
+        let _ = self.with(|disk| {
+            disk.bytes_max = bytes_max;
+            Ok(())
+        });
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Disk) -> io::Result<T>) -> io::Result<T> {
+        let mut world = self.process.sim.lock();
+        if !self.process.is_alive(&world) {
+            return Err(io::Error::other("the process was killed"));
+        }
+        let key = (self.process.id, self.directory.clone());
+        act(world.disks.entry(key).or_default())
+    }
+
+    async fn pause(&self, nanos: std::ops::Range<u64>) {
+        let nanos = self.process.sim.lock().dice.u64(nanos);
+        self.process.timer(self.process.now() + Duration::from_nanos(nanos)).await;
+    }
+
+    fn trace(&self, kind: &str, numbers: &[u64]) {
+        let mut world = self.process.sim.lock();
+        let mut all = vec![self.process.id];
+        all.extend(numbers);
+        world.trace.event(kind, &all);
+    }
+}
+
+impl fmt::Debug for SimFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimFiles({}/{})", self.process.id, self.directory)
+    }
+}
+
+#[async_trait]
+impl Files for SimFiles {
+    async fn lock(&self) -> io::Result<()> {
+        self.with(|disk| {
+            if std::mem::replace(&mut disk.locked, true) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(())
+        })?;
+        self.holds_lock.store(true, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn list(&self) -> io::Result<Vec<(String, u64)>> {
+        self.with(|disk| {
+            let len = |node| disk.nodes.get(node).map_or(0, |node| node.data.len() as u64);
+            Ok(disk.names.iter().map(|(name, node)| (name.clone(), len(node))).collect())
+        })
+    }
+
+    async fn open(&self, name: &str, mode: OpenMode) -> io::Result<FileId> {
+        self.pause(WRITE_NANOS).await;
+        self.trace("open", &[super::trace::Trace::digest(name.as_bytes())]);
+        self.with(|disk| {
+            let node = match (disk.names.get(name).copied(), mode) {
+                (Some(node), _) => node,
+                (None, OpenMode::Create) => {
+                    disk.count += 1;
+                    let node = disk.count;
+                    disk.nodes.insert(node, Node::default());
+                    disk.change_name(NameChange::Set(name.to_owned(), node));
+                    node
+                }
+                (None, _) => return Err(io::ErrorKind::NotFound.into()),
+            };
+            if mode == OpenMode::Create
+                && let Some(node) = disk.nodes.get_mut(&node)
+            {
+                node.data.clear();
+                node.dirty.clear();
+                node.resized = true;
+            }
+            disk.count += 1;
+            disk.open.insert(disk.count, (node, mode != OpenMode::Read));
+            Ok(FileId(disk.count))
+        })
+    }
+
+    async fn run(&self, ops: Vec<FileOp>) -> io::Result<()> {
+        for op in ops {
+            let sync = matches!(op, FileOp::SyncData { .. } | FileOp::SyncDir);
+            self.pause(if sync { SYNC_NANOS } else { WRITE_NANOS }).await;
+            self.trace("file", &op_numbers(&op));
+            self.with(|disk| disk.run(op))?;
+        }
+        Ok(())
+    }
+
+    async fn read(&self, file: FileId, at: u64, len: usize) -> io::Result<Bytes> {
+        self.pause(WRITE_NANOS).await;
+        self.with(|disk| {
+            let data = &disk.node(file, false)?.data;
+            let start = usize::try_from(at).unwrap_or(usize::MAX).min(data.len());
+            let end = start.saturating_add(len).min(data.len());
+            Ok(Bytes::copy_from_slice(&data[start..end]))
+        })
+    }
+
+    fn close(&self, file: FileId) {
+        // Closing what a kill has closed already is fine.
+        let _ = self.with(|disk| Ok(disk.open.remove(&file.0)));
+    }
+}
+
+impl Drop for SimFiles {
+    fn drop(&mut self) {
+        if *self.holds_lock.get_mut() {
+            // After a kill the lock is gone with the process.
+            let _ = self.with(|disk| {
+                disk.locked = false;
+                Ok(())
+            });
+        }
+    }
+}
+
+fn op_numbers(op: &FileOp) -> [u64; 3] {
+    match op {
+        FileOp::Remove { name } => [0, name.len() as u64, 0],
+        FileOp::Rename { from, to } => [1, from.len() as u64, to.len() as u64],
+        FileOp::SetLen { file, len } => [2, file.0, *len],
+        FileOp::SyncData { file } => [3, file.0, 0],
+        FileOp::SyncDir => [4, 0, 0],
+        FileOp::Write { at, parts, .. } => {
+            let digest = parts.iter().fold(0, |d, part| d ^ super::trace::Trace::digest(part));
+            [5, *at, digest]
+        }
+    }
+}
+
+const SECTOR: usize = 512;
+const WRITE_NANOS: std::ops::Range<u64> = 2_000..20_000;
+const SYNC_NANOS: std::ops::Range<u64> = 100_000..2_000_000;

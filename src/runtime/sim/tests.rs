@@ -1,0 +1,183 @@
+use std::time::Duration;
+
+use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{Sim, Stuck};
+use crate::runtime::{FileOp, Files as _, Net as _, OpenMode, Runtime as _};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn write(files: &super::SimFiles, name: &str, bytes: &'static [u8], sync: bool) {
+    let file = files.open(name, OpenMode::Create).await.unwrap();
+    let mut ops = vec![FileOp::Write { file, at: 0, parts: vec![bytes.into()] }];
+    if sync {
+        ops.extend([FileOp::SyncData { file }, FileOp::SyncDir]);
+    }
+    files.run(ops).await.unwrap();
+}
+
+fn echo(seed: u64) -> (u64, Duration) {
+    let sim = Sim::new(seed);
+    let server = sim.process(1);
+    let listening = server.clone();
+    server.spawn(Box::pin(async move {
+        let mut listener = listening.listen("one:7").await.unwrap();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut bytes = [0; 5];
+            stream.read_exact(&mut bytes).await.unwrap();
+            stream.write_all(&bytes).await.unwrap();
+        }
+    }));
+    let client = sim.process(2);
+    let read = sim.run_until(MINUTE, async move {
+        client.timer(client.now() + Duration::from_millis(10)).await;
+        let mut stream = client.dial("one:7").await.unwrap();
+        stream.write_all(b"hello").await.unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).await.unwrap();
+        bytes
+    });
+    assert_eq!(read.unwrap(), b"hello");
+    (sim.trace_hash(), sim.elapsed())
+}
+
+#[test]
+fn one_seed_is_one_history_and_another_another() {
+    assert_eq!(echo(1), echo(1));
+    assert_ne!(echo(1).0, echo(2).0);
+}
+
+#[test]
+fn a_world_that_cannot_go_on_says_so() {
+    let sim = Sim::new(1);
+    let stuck = sim.run_until(MINUTE, std::future::pending::<()>());
+    assert!(matches!(stuck, Err(Stuck::Deadlock { seed: 1, .. })));
+    let process = sim.process(1);
+    let stuck = sim.run_until(MINUTE, async move {
+        process.timer(process.now() + 2 * MINUTE).await;
+    });
+    assert_eq!(stuck, Err(Stuck::Limit { seed: 1, limit: MINUTE }));
+}
+
+#[test]
+fn a_timer_can_be_moved_both_ways() {
+    let sim = Sim::new(1);
+    let process = sim.process(1);
+    let waited = sim.run_until(MINUTE, async move {
+        let start = process.now();
+        let mut timer = process.timer(start + Duration::from_secs(30));
+        timer.as_mut().reset(start + Duration::from_secs(2));
+        timer.as_mut().await;
+        let early = process.now() - start;
+        timer.as_mut().reset(start + Duration::from_secs(5));
+        timer.as_mut().await;
+        (early, process.now() - start)
+    });
+    assert_eq!(waited, Ok((Duration::from_secs(2), Duration::from_secs(5))));
+}
+
+#[test]
+fn a_kill_keeps_what_was_synced_and_loses_the_rest_in_some_world() {
+    let mut lost = 0;
+    for seed in 0..40 {
+        let sim = Sim::new(seed);
+        let files = sim.process(1).files("log");
+        let kept = files.clone();
+        sim.run_until(MINUTE, async move {
+            write(&kept, "synced", b"12345", true).await;
+            write(&kept, "not", b"67890", false).await;
+        })
+        .unwrap();
+        sim.kill(1);
+        let files = sim.process(1).files("log");
+        let (synced, other) = sim
+            .run_until(MINUTE, async move {
+                let file = files.open("synced", OpenMode::Read).await.unwrap();
+                let synced = files.read(file, 0, 100).await.unwrap();
+                let other = match files.open("not", OpenMode::Read).await {
+                    Ok(file) => files.read(file, 0, 100).await.unwrap(),
+                    Err(_) => "".into(),
+                };
+                (synced, other)
+            })
+            .unwrap();
+        assert_eq!(&synced[..], b"12345");
+        lost += u32::from(&other[..] != b"67890");
+    }
+    assert!((1..40).contains(&lost), "lost in {lost} of 40 worlds");
+}
+
+#[test]
+fn a_kill_drops_tasks_resets_connections_and_frees_the_address_and_the_lock() {
+    let sim = Sim::new(3);
+    let server = sim.process(1);
+    let listening = server.clone();
+    let files = server.files("log");
+    server.spawn(Box::pin(async move {
+        files.lock().await.unwrap();
+        let mut listener = listening.listen("one:7").await.unwrap();
+        let _kept = listener.accept().await.unwrap();
+        std::future::pending::<()>().await;
+    }));
+    sim.run_for(Duration::from_secs(1));
+    let client = sim.process(2);
+    let mut stream =
+        sim.run_until(MINUTE, async move { client.dial("one:7").await }).unwrap().unwrap();
+    sim.kill(1);
+    let read = sim.run_until(MINUTE, async move { stream.read(&mut [0; 1]).await }).unwrap();
+    assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    let next = sim.process(1);
+    sim.run_until(MINUTE, async move {
+        next.files("log").lock().await.unwrap();
+        next.listen("one:7").await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_partition_holds_bytes_back_until_it_is_healed() {
+    let sim = Sim::new(4);
+    let server = sim.process(1);
+    let listening = server.clone();
+    server.spawn(Box::pin(async move {
+        let mut listener = listening.listen("one:7").await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"x").await.unwrap();
+        std::future::pending::<()>().await;
+    }));
+    sim.run_for(Duration::from_secs(1));
+    let client = sim.process(2);
+    let dialing = client.clone();
+    let mut stream =
+        sim.run_until(MINUTE, async move { dialing.dial("one:7").await }).unwrap().unwrap();
+    sim.partition(1, 2);
+    let other = client.clone();
+    let refused = sim.run_until(MINUTE, async move { other.dial("one:7").await.err() }).unwrap();
+    assert_eq!(refused.unwrap().kind(), std::io::ErrorKind::TimedOut);
+    let (world, started) = (sim.clone(), sim.elapsed());
+    client.spawn(Box::pin({
+        let client = client.clone();
+        async move {
+            client.timer(client.now() + Duration::from_secs(9)).await;
+            world.heal();
+        }
+    }));
+    let read = sim.run_until(MINUTE, async move { stream.read(&mut [0; 1]).await }).unwrap();
+    assert_eq!(read.unwrap(), 1);
+    assert!(sim.elapsed() - started >= Duration::from_secs(9));
+}
+
+#[test]
+fn a_second_opener_of_a_directory_is_refused() {
+    let sim = Sim::new(5);
+    let process = sim.process(1);
+    let refused = sim.run_until(MINUTE, async move {
+        let first = process.files("log");
+        first.lock().await.unwrap();
+        let refused = process.files("log").lock().await.unwrap_err().kind();
+        drop(first);
+        process.files("log").lock().await.unwrap();
+        refused
+    });
+    assert_eq!(refused, Ok(std::io::ErrorKind::WouldBlock));
+}
