@@ -54,7 +54,7 @@ impl Network {
 
     /// A process is gone: nobody listens there, and its connections are reset. What is given back must be dropped
     /// without the world's lock.
-    pub(super) fn reset(&mut self, process: u64) -> impl Sized {
+    pub(super) fn reset(&mut self, process: u64) -> impl Sized + use<> {
         let of_process = |(_, listening): &(&String, &Listening)| listening.process == process;
         let names: Vec<_> =
             self.listeners.iter().filter(of_process).map(|(n, _)| n.clone()).collect();
