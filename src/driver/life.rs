@@ -164,6 +164,7 @@ impl Driver {
         let batch = WriteBatch { identity: Some(identity), sync: true, ..WriteBatch::default() };
         store.write(batch).await?;
         self.shared.set_cluster(cluster);
+        self.publish();
         Ok(())
     }
 
@@ -204,6 +205,7 @@ impl Driver {
         .map_err(Fatal::Engine)?;
         self.skip_to(1);
         self.shared.set_cluster(cluster);
+        self.publish();
         Ok(cluster)
     }
 

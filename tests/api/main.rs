@@ -1,0 +1,48 @@
+//! What the library promises to applications, from one source on every runtime: on smol, async-std and tokio in real
+//! time, and in the simulator in virtual time.
+
+mod harness;
+mod leadership;
+mod lifecycle;
+mod membership;
+mod proposals;
+mod reads;
+mod snapshots;
+
+/// Mounts a test on every runtime.
+macro_rules! on_every_runtime {
+    ($($module:ident :: $test:ident),* $(,)?) => {
+        mod smol { $(#[test] fn $test() { crate::harness::on_smol(|c| Box::pin(crate::$module::$test(c))); })* }
+        mod async_std { $(#[test] fn $test() { crate::harness::on_async_std(|c| Box::pin(crate::$module::$test(c))); })* }
+        mod tokio { $(#[test] fn $test() { crate::harness::on_tokio(|c| Box::pin(crate::$module::$test(c))); })* }
+        mod sim { $(#[test] fn $test() { crate::harness::on_sim(|c| Box::pin(crate::$module::$test(c))); })* }
+    };
+}
+
+on_every_runtime! {
+    leadership::a_lost_leader_is_replaced,
+    leadership::leadership_goes_where_it_is_sent,
+    leadership::leadership_cannot_go_to_who_cannot_lead,
+    lifecycle::a_cluster_is_formed_on_empty_stores_only,
+    lifecycle::a_restart_finds_everything_again,
+    lifecycle::after_a_shutdown_every_verb_says_so,
+    lifecycle::a_failing_store_stops_its_node_with_the_reason,
+    lifecycle::a_failing_state_machine_stops_its_node_with_the_reason,
+    lifecycle::a_config_that_cannot_work_is_refused,
+    membership::a_server_joins_and_becomes_a_voter,
+    membership::a_removed_server_cannot_come_back,
+    membership::a_leader_that_is_removed_hands_over_first,
+    membership::a_change_planned_on_an_old_membership_is_refused,
+    membership::a_replacement_is_one_step,
+    membership::joining_where_nobody_is_ends_with_an_error,
+    proposals::any_server_takes_a_command_and_answers_it,
+    proposals::many_commands_at_once_are_all_applied_once,
+    proposals::a_command_that_is_too_long_is_refused,
+    proposals::without_a_majority_the_outcome_is_not_known,
+    proposals::without_a_leader_nothing_is_applied,
+    proposals::more_than_may_wait_is_refused,
+    reads::a_read_sees_what_was_acknowledged_before,
+    reads::a_leader_that_is_cut_off_confirms_nothing,
+    snapshots::a_server_far_behind_catches_up_by_a_snapshot,
+    snapshots::a_restart_begins_at_the_last_snapshot,
+}

@@ -1,0 +1,91 @@
+use kontiki::{Change, JoinError, Member, MembershipError, Role};
+
+use crate::harness::{Cluster, address, id, member};
+
+pub async fn a_server_joins_and_becomes_a_voter(mut cluster: Cluster) {
+    let leader = cluster.form(1).await;
+    cluster.write(leader, "before").await;
+    for n in 2..=3 {
+        cluster.start(n).await;
+        // Any member can be asked; one that does not lead passes it on. An address where nobody is does no harm.
+        let asked = [address(77), address(n - 1)];
+        cluster.raft(n).join(&asked).await.unwrap();
+        cluster
+            .until("it votes", |c| {
+                let membership = c.raft(n).status().membership;
+                membership.member(id(n)).is_some_and(|member| member.role == Role::Voter)
+            })
+            .await;
+    }
+    let leader = cluster.leader().await;
+    assert_eq!(cluster.raft(leader).status().membership.voters().count(), 3);
+    assert_eq!(cluster.raft(3).status().cluster, cluster.raft(1).status().cluster);
+    assert_eq!(cluster.write(3, "after").await, 2);
+    assert_eq!(cluster.lines(3), ["before", "after"]);
+    // It is a member for good: after a restart it is in no need of joining again.
+    cluster.start(3).await;
+    cluster.until("it has caught up", |c| c.lines(3).len() == 2).await;
+}
+
+pub async fn a_removed_server_cannot_come_back(mut cluster: Cluster) {
+    let leader = cluster.form(3).await;
+    let gone = cluster.others(leader)[0];
+    let asked = cluster.others(leader)[1];
+    let after = cluster.raft(asked).change_membership(Change::Remove(id(gone))).await.unwrap();
+    assert_eq!(after.members().count(), 2);
+    let again = cluster.raft(leader).change_membership(Change::Remove(id(gone))).await;
+    assert_eq!(again, Err(MembershipError::NotFound { id: id(gone) }));
+    let back = cluster.raft(asked).change_membership(Change::Add(member(gone))).await;
+    assert_eq!(back, Err(MembershipError::UsedId { id: id(gone) }));
+    cluster.write(leader, "still serving").await;
+}
+
+pub async fn a_leader_that_is_removed_hands_over_first(mut cluster: Cluster) {
+    let leader = cluster.form(3).await;
+    cluster.write(leader, "a").await;
+    let after = cluster.raft(leader).change_membership(Change::Remove(id(leader))).await.unwrap();
+    assert!(after.member(id(leader)).is_none());
+    cluster.servers.remove(&leader);
+    let heir = cluster.leader().await;
+    assert_eq!(cluster.write(heir, "b").await, 2);
+    // The last voter cannot go.
+    let other = cluster.others(heir)[0];
+    cluster.raft(heir).change_membership(Change::Remove(id(other))).await.unwrap();
+    let last = cluster.raft(heir).change_membership(Change::Remove(id(heir))).await;
+    assert_eq!(last, Err(MembershipError::LastVoter));
+}
+
+pub async fn a_change_planned_on_an_old_membership_is_refused(mut cluster: Cluster) {
+    let leader = cluster.form(3).await;
+    let follower = cluster.others(leader)[0];
+    let planned = cluster.raft(follower).status().membership.index();
+    let learner = |n| Change::Add(Member::learner(id(n), "", address(n)));
+    let raft = cluster.raft(follower);
+    let after = raft.change_membership_from(planned, learner(4)).await.unwrap();
+    let refused = raft.change_membership_from(planned, learner(5)).await;
+    assert_eq!(refused, Err(MembershipError::Superseded { now: after.index() }));
+    let taken = raft.change_membership(Change::Add(Member::learner(id(6), "", address(4)))).await;
+    assert_eq!(taken, Err(MembershipError::AddressTaken { address: address(4), id: id(4) }));
+}
+
+pub async fn a_replacement_is_one_step(mut cluster: Cluster) {
+    let leader = cluster.form(3).await;
+    let old = cluster.others(leader)[0];
+    cluster.start(4).await;
+    cluster.raft(4).join(&[address(leader)]).await.unwrap();
+    cluster.until("it votes", |c| c.raft(leader).status().membership.voters().count() == 4).await;
+    cluster.raft(leader).change_membership(Change::Demote(id(4))).await.unwrap();
+    let change = Change::Replace { old: id(old), new: member(4) };
+    let after = cluster.raft(leader).change_membership(change).await.unwrap();
+    assert!(!after.is_joint());
+    let voters: Vec<_> = after.voters().map(|voter| voter.id).collect();
+    assert_eq!(voters.len(), 3);
+    assert!(voters.contains(&id(4)) && !voters.contains(&id(old)));
+}
+
+pub async fn joining_where_nobody_is_ends_with_an_error(mut cluster: Cluster) {
+    cluster.start(1).await;
+    let addresses = vec![address(77)];
+    let error = cluster.raft(1).join(&addresses).await.unwrap_err();
+    assert_eq!(error, JoinError::NoAnswer { addresses });
+}
