@@ -110,7 +110,11 @@ impl Driver {
     }
 
     pub(super) fn settle_changes(&mut self) {
-        for outcome in self.node.take_changes() {
+        let outcomes = self.node.take_changes();
+        if !outcomes.is_empty() {
+            self.remember_leavers();
+        }
+        for outcome in outcomes {
             let Some(change) = self.change.take() else { continue };
             let result = match outcome {
                 ChangeOutcome::Done(membership) => Ok(membership),

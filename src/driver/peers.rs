@@ -27,20 +27,23 @@ impl Peers {
         if let Some(member) = membership.by_raft_id(from.raft_id()) {
             return member.id == from;
         }
-        if address.is_empty() {
-            return true;
+        if !address.is_empty() {
+            self.remember(from, address);
         }
+        true
+    }
+
+    fn remember(&mut self, from: NodeId, address: &Arc<str>) {
         if let Some(known) = self.strangers.iter_mut().find(|(id, _)| *id == from) {
             if known.1 != *address {
                 known.1 = Arc::clone(address);
             }
-            return true;
+            return;
         }
         if self.strangers.len() == STRANGERS_MAX {
             self.strangers.pop_front();
         }
         self.strangers.push_back((from, Arc::clone(address)));
-        true
     }
 
     pub(super) fn find(&self, membership: &Membership, raft_id: u64) -> Option<Peer> {
@@ -54,6 +57,15 @@ impl Peers {
 }
 
 impl Driver {
+    /// Keeps the addresses of members that leave: one may have asked for that, and waits for the answer.
+    pub(super) fn remember_leavers(&mut self) {
+        let before = self.shared.status().membership;
+        let now = self.node.membership();
+        for gone in before.everyone().filter(|one| now.by_raft_id(one.id.raft_id()).is_none()) {
+            self.peers.remember(gone.id, &gone.address.as_str().into());
+        }
+    }
+
     /// Sends a message of the engine; what cannot leave is lost, and the engine told.
     pub(super) fn send(&mut self, outgoing: Outgoing) {
         let to = outgoing.to;
