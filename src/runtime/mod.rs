@@ -10,6 +10,8 @@ use std::time::{Instant, SystemTime};
 mod async_std;
 mod files;
 mod net;
+#[cfg(feature = "storage-file")]
+mod os_files;
 #[cfg(feature = "runtime-sim")]
 pub mod sim;
 #[cfg(feature = "runtime-smol")]
@@ -23,6 +25,8 @@ mod tokio;
 pub use self::async_std::AsyncStd;
 pub use self::files::{FileId, FileOp, Files, OpenMode};
 pub use self::net::{BoxStream, ByteReader, Listener, Net, Stream};
+#[cfg(feature = "storage-file")]
+pub use self::os_files::OsFiles;
 #[cfg(feature = "runtime-smol")]
 pub use self::smol::Smol;
 #[cfg(feature = "runtime-tokio")]

@@ -13,10 +13,14 @@ use crate::id::{ClusterId, GroupId, LogId, NodeId};
 use crate::runtime::ByteReader;
 
 mod entry;
+#[cfg(feature = "storage-file")]
+mod file;
 mod memory;
 
 pub(crate) use self::entry::EntryKind;
 pub use self::entry::{Entry, HardState, MalformedRecord};
+#[cfg(feature = "storage-file")]
+pub use self::file::{FileLogStore, FileSnapshotStore, FileStoreConfig};
 pub use self::memory::{MemoryLogStore, MemorySnapshotStore};
 
 /// The log of one group on one server, with its hard state and identity.
