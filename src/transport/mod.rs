@@ -7,6 +7,8 @@ use async_trait::async_trait;
 use crate::id::{ClusterId, GroupId, NodeId};
 use crate::runtime::ByteReader;
 
+#[cfg(feature = "transport-stream")]
+pub mod frame;
 mod message;
 
 pub(crate) use self::message::{
