@@ -5,9 +5,13 @@
 mod config;
 mod driver;
 mod error;
+#[cfg(feature = "http")]
+pub mod http;
 mod id;
 pub mod membership;
 mod node;
+#[cfg(feature = "operator")]
+pub mod operator;
 mod raft;
 pub mod runtime;
 mod state_machine;

@@ -16,7 +16,7 @@ use kontiki_transport_memory::Network;
 
 /// Everything that was ever written, in order.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
-pub struct Journal(pub Vec<String>);
+pub(crate) struct Journal(pub(crate) Vec<String>);
 
 impl State for Journal {
     type Command = String;
@@ -28,37 +28,37 @@ impl State for Journal {
     }
 }
 
-pub struct Server {
-    pub raft: Raft,
-    pub journal: Shared<Journal>,
-    pub log: MemoryLogStore,
-    pub snapshots: MemorySnapshotStore,
+pub(crate) struct Server {
+    pub(crate) raft: Raft,
+    pub(crate) journal: Shared<Journal>,
+    pub(crate) log: MemoryLogStore,
+    pub(crate) snapshots: MemorySnapshotStore,
 }
 
-pub struct Cluster {
-    pub runtime: Arc<dyn Runtime>,
-    pub network: Network,
-    pub config: Config,
-    pub servers: BTreeMap<u64, Server>,
+pub(crate) struct Cluster {
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) network: Network,
+    pub(crate) config: Config,
+    pub(crate) servers: BTreeMap<u64, Server>,
 }
 
 type Test = fn(Cluster) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
-pub fn on_smol(test: Test) {
+pub(crate) fn on_smol(test: Test) {
     smol::block_on(guarded(Arc::new(Smol::new()), test));
 }
 
-pub fn on_async_std(test: Test) {
+pub(crate) fn on_async_std(test: Test) {
     async_std::task::block_on(guarded(Arc::new(AsyncStd::new()), test));
 }
 
-pub fn on_tokio(test: Test) {
+pub(crate) fn on_tokio(test: Test) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let adapter = Tokio::new(runtime.handle().clone());
     runtime.block_on(guarded(Arc::new(adapter), test));
 }
 
-pub fn on_sim(test: Test) {
+pub(crate) fn on_sim(test: Test) {
     let sim = Sim::new(42);
     let cluster = Cluster::new(sim.process(0));
     sim.run_until(Duration::from_secs(600), test(cluster)).unwrap();
@@ -79,15 +79,15 @@ async fn guarded(runtime: Arc<dyn Runtime>, test: Test) {
     .await;
 }
 
-pub fn address(n: u64) -> String {
+pub(crate) fn address(n: u64) -> String {
     format!("server-{n}")
 }
 
-pub fn id(n: u64) -> NodeId {
+pub(crate) fn id(n: u64) -> NodeId {
     NodeId::from(n)
 }
 
-pub fn member(n: u64) -> Member {
+pub(crate) fn member(n: u64) -> Member {
     Member::voter(id(n), format!("n{n}"), address(n))
 }
 
@@ -102,7 +102,12 @@ impl Cluster {
         Self { runtime, network, config, servers: BTreeMap::new() }
     }
 
-    pub fn parts(&self, n: u64, log: &MemoryLogStore, snapshots: &MemorySnapshotStore) -> Parts {
+    pub(crate) fn parts(
+        &self,
+        n: u64,
+        log: &MemoryLogStore,
+        snapshots: &MemorySnapshotStore,
+    ) -> Parts {
         let mut config = self.config.clone();
         config.id = Some(id(n));
         config.name = format!("n{n}");
@@ -119,7 +124,7 @@ impl Cluster {
     }
 
     /// Starts server `n` on the stores that it has, or on new ones.
-    pub async fn start(&mut self, n: u64) {
+    pub(crate) async fn start(&mut self, n: u64) {
         let (log, snapshots) = match self.servers.remove(&n) {
             Some(old) => {
                 let _ = old.raft.shutdown().await;
@@ -134,7 +139,7 @@ impl Cluster {
     }
 
     /// A cluster of `count` voters, all up.
-    pub async fn form(&mut self, count: u64) -> u64 {
+    pub(crate) async fn form(&mut self, count: u64) -> u64 {
         let members: Vec<Member> = (1..=count).map(member).collect();
         for n in 1..=count {
             self.start(n).await;
@@ -145,24 +150,24 @@ impl Cluster {
         self.leader().await
     }
 
-    pub fn raft(&self, n: u64) -> Raft {
+    pub(crate) fn raft(&self, n: u64) -> Raft {
         self.servers[&n].raft.clone()
     }
 
-    pub fn client(&self, n: u64) -> Client<Journal> {
+    pub(crate) fn client(&self, n: u64) -> Client<Journal> {
         Client::new(self.raft(n))
     }
 
-    pub fn lines(&self, n: u64) -> Vec<String> {
+    pub(crate) fn lines(&self, n: u64) -> Vec<String> {
         self.servers[&n].journal.read(|journal| journal.0.clone())
     }
 
-    pub async fn write(&self, n: u64, line: &str) -> usize {
+    pub(crate) async fn write(&self, n: u64, line: &str) -> usize {
         self.client(n).propose(&line.to_owned()).await.unwrap().1
     }
 
     /// Waits until `holds`; looks again every few milliseconds.
-    pub async fn until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+    pub(crate) async fn until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         for _ in 0..4_000 {
             if holds(self) {
                 return;
@@ -172,12 +177,12 @@ impl Cluster {
         panic!("it never came about that {what}; {:#?}", self.statuses());
     }
 
-    pub async fn pause(&self, ms: u64) {
+    pub(crate) async fn pause(&self, ms: u64) {
         self.runtime.timer(self.runtime.now() + Duration::from_millis(ms)).await;
     }
 
     /// The server that leads and can serve, once there is exactly one that others follow.
-    pub async fn leader(&self) -> u64 {
+    pub(crate) async fn leader(&self) -> u64 {
         let mut found = 0;
         self.until("somebody leads", |cluster| {
             let term = cluster.statuses().iter().map(|(_, status)| status.term).max();
@@ -195,12 +200,15 @@ impl Cluster {
         self.servers.iter().map(|(n, server)| (*n, server.raft.status())).collect()
     }
 
-    pub fn others(&self, n: u64) -> Vec<u64> {
+    pub(crate) fn others(&self, n: u64) -> Vec<u64> {
         self.servers.keys().copied().filter(|other| *other != n).collect()
     }
 
     /// Runs a future beside the test.
-    pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) -> Arc<AtomicBool> {
+    pub(crate) fn spawn(
+        &self,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> Arc<AtomicBool> {
         let done = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&done);
         let task: BoxFuture<'static> = Box::pin(async move {

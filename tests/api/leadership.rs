@@ -2,7 +2,7 @@ use kontiki::{Change, Member, TransferError};
 
 use crate::harness::{Cluster, address, id};
 
-pub async fn a_lost_leader_is_replaced(mut cluster: Cluster) {
+pub(crate) async fn a_lost_leader_is_replaced(mut cluster: Cluster) {
     let first = cluster.form(3).await;
     cluster.write(first, "before").await;
     cluster.servers.remove(&first);
@@ -12,7 +12,7 @@ pub async fn a_lost_leader_is_replaced(mut cluster: Cluster) {
     assert_eq!(cluster.lines(second), ["before", "after"]);
 }
 
-pub async fn leadership_goes_where_it_is_sent(mut cluster: Cluster) {
+pub(crate) async fn leadership_goes_where_it_is_sent(mut cluster: Cluster) {
     let mut leader = cluster.form(3).await;
     for target in cluster.others(leader) {
         // Whoever is asked: the leader, or a server that passes it on.
@@ -25,7 +25,7 @@ pub async fn leadership_goes_where_it_is_sent(mut cluster: Cluster) {
     cluster.write(leader, "served").await;
 }
 
-pub async fn leadership_cannot_go_to_who_cannot_lead(mut cluster: Cluster) {
+pub(crate) async fn leadership_cannot_go_to_who_cannot_lead(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     let follower = cluster.others(leader)[0];
     for asked in [leader, follower] {

@@ -11,7 +11,7 @@ use kontiki::{
 
 use crate::harness::{Cluster, address, id, member};
 
-pub async fn a_cluster_is_formed_on_empty_stores_only(mut cluster: Cluster) {
+pub(crate) async fn a_cluster_is_formed_on_empty_stores_only(mut cluster: Cluster) {
     cluster.start(1).await;
     let raft = cluster.raft(1);
     let error = raft.bootstrap(vec![member(2)]).await.unwrap_err();
@@ -28,7 +28,7 @@ pub async fn a_cluster_is_formed_on_empty_stores_only(mut cluster: Cluster) {
     assert_eq!(raft.status().cluster, formed);
 }
 
-pub async fn a_restart_finds_everything_again(mut cluster: Cluster) {
+pub(crate) async fn a_restart_finds_everything_again(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     for line in ["a", "b", "c"] {
         cluster.write(leader, line).await;
@@ -46,7 +46,7 @@ pub async fn a_restart_finds_everything_again(mut cluster: Cluster) {
     cluster.until("all have everything", |c| (1..=3).all(|n| c.lines(n).len() == 4)).await;
 }
 
-pub async fn after_a_shutdown_every_verb_says_so(mut cluster: Cluster) {
+pub(crate) async fn after_a_shutdown_every_verb_says_so(mut cluster: Cluster) {
     cluster.form(1).await;
     let raft = cluster.raft(1);
     raft.clone().shutdown().await.unwrap();
@@ -62,7 +62,7 @@ pub async fn after_a_shutdown_every_verb_says_so(mut cluster: Cluster) {
     raft.shutdown().await.unwrap();
 }
 
-pub async fn a_failing_store_stops_its_node_with_the_reason(mut cluster: Cluster) {
+pub(crate) async fn a_failing_store_stops_its_node_with_the_reason(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     cluster.write(leader, "a").await;
     cluster.servers[&leader].log.fail_next_write();
@@ -105,7 +105,7 @@ impl Snapshot for Nothing {
     }
 }
 
-pub async fn a_failing_state_machine_stops_its_node_with_the_reason(cluster: Cluster) {
+pub(crate) async fn a_failing_state_machine_stops_its_node_with_the_reason(cluster: Cluster) {
     let (log, snapshots) = (MemoryLogStore::new(), MemorySnapshotStore::new());
     let parts = Parts { state_machine: Box::new(Broken), ..cluster.parts(1, &log, &snapshots) };
     let raft = Raft::start(parts).await.unwrap();
@@ -116,7 +116,7 @@ pub async fn a_failing_state_machine_stops_its_node_with_the_reason(cluster: Clu
     assert_eq!(reason, "the state machine failed: planted");
 }
 
-pub async fn a_config_that_cannot_work_is_refused(mut cluster: Cluster) {
+pub(crate) async fn a_config_that_cannot_work_is_refused(mut cluster: Cluster) {
     cluster.config.election_timeout = Duration::from_millis(1);
     let (log, snapshots) = (MemoryLogStore::new(), MemorySnapshotStore::new());
     let error = Raft::start(cluster.parts(1, &log, &snapshots)).await.unwrap_err();

@@ -1,6 +1,8 @@
 //! What the library promises to applications, from one source on every runtime: on smol, async-std and tokio in real
 //! time, and in the simulator in virtual time.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod harness;
 mod leadership;
 mod lifecycle;

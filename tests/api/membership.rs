@@ -2,7 +2,7 @@ use kontiki::{Change, JoinError, Member, MembershipError, Role};
 
 use crate::harness::{Cluster, address, id, member};
 
-pub async fn a_server_joins_and_becomes_a_voter(mut cluster: Cluster) {
+pub(crate) async fn a_server_joins_and_becomes_a_voter(mut cluster: Cluster) {
     let leader = cluster.form(1).await;
     cluster.write(leader, "before").await;
     for n in 2..=3 {
@@ -27,7 +27,7 @@ pub async fn a_server_joins_and_becomes_a_voter(mut cluster: Cluster) {
     cluster.until("it has caught up", |c| c.lines(3).len() == 2).await;
 }
 
-pub async fn a_removed_server_cannot_come_back(mut cluster: Cluster) {
+pub(crate) async fn a_removed_server_cannot_come_back(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     let gone = cluster.others(leader)[0];
     let asked = cluster.others(leader)[1];
@@ -40,7 +40,7 @@ pub async fn a_removed_server_cannot_come_back(mut cluster: Cluster) {
     cluster.write(leader, "still serving").await;
 }
 
-pub async fn a_leader_that_is_removed_hands_over_first(mut cluster: Cluster) {
+pub(crate) async fn a_leader_that_is_removed_hands_over_first(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     cluster.write(leader, "a").await;
     let after = cluster.raft(leader).change_membership(Change::Remove(id(leader))).await.unwrap();
@@ -55,7 +55,7 @@ pub async fn a_leader_that_is_removed_hands_over_first(mut cluster: Cluster) {
     assert_eq!(last, Err(MembershipError::LastVoter));
 }
 
-pub async fn a_change_planned_on_an_old_membership_is_refused(mut cluster: Cluster) {
+pub(crate) async fn a_change_planned_on_an_old_membership_is_refused(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     let follower = cluster.others(leader)[0];
     let planned = cluster.raft(follower).status().membership.index();
@@ -68,7 +68,7 @@ pub async fn a_change_planned_on_an_old_membership_is_refused(mut cluster: Clust
     assert_eq!(taken, Err(MembershipError::AddressTaken { address: address(4), id: id(4) }));
 }
 
-pub async fn a_replacement_is_one_step(mut cluster: Cluster) {
+pub(crate) async fn a_replacement_is_one_step(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     let old = cluster.others(leader)[0];
     cluster.start(4).await;
@@ -83,7 +83,7 @@ pub async fn a_replacement_is_one_step(mut cluster: Cluster) {
     assert!(voters.contains(&id(4)) && !voters.contains(&id(old)));
 }
 
-pub async fn joining_where_nobody_is_ends_with_an_error(mut cluster: Cluster) {
+pub(crate) async fn joining_where_nobody_is_ends_with_an_error(mut cluster: Cluster) {
     cluster.start(1).await;
     let addresses = vec![address(77)];
     let error = cluster.raft(1).join(&addresses).await.unwrap_err();

@@ -5,7 +5,7 @@ use kontiki::{NoLeader, ProposeError};
 
 use crate::harness::Cluster;
 
-pub async fn any_server_takes_a_command_and_answers_it(mut cluster: Cluster) {
+pub(crate) async fn any_server_takes_a_command_and_answers_it(mut cluster: Cluster) {
     cluster.form(3).await;
     for (count, n) in [(1, 1), (2, 2), (3, 3)] {
         assert_eq!(cluster.write(n, "x").await, count);
@@ -13,7 +13,7 @@ pub async fn any_server_takes_a_command_and_answers_it(mut cluster: Cluster) {
     }
 }
 
-pub async fn many_commands_at_once_are_all_applied_once(mut cluster: Cluster) {
+pub(crate) async fn many_commands_at_once_are_all_applied_once(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     let answered = Arc::new(AtomicU64::new(0));
     for number in 0..300 {
@@ -34,7 +34,7 @@ pub async fn many_commands_at_once_are_all_applied_once(mut cluster: Cluster) {
     assert_eq!(numbers, (0..300).collect::<Vec<_>>());
 }
 
-pub async fn a_command_that_is_too_long_is_refused(mut cluster: Cluster) {
+pub(crate) async fn a_command_that_is_too_long_is_refused(mut cluster: Cluster) {
     cluster.config.command_bytes_max = 10;
     cluster.form(1).await;
     let raft = cluster.raft(1);
@@ -43,7 +43,7 @@ pub async fn a_command_that_is_too_long_is_refused(mut cluster: Cluster) {
     raft.propose("\"12345678\"").await.unwrap();
 }
 
-pub async fn without_a_majority_the_outcome_is_not_known(mut cluster: Cluster) {
+pub(crate) async fn without_a_majority_the_outcome_is_not_known(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     cluster.network.isolate(&crate::harness::address(leader));
     let error = cluster.raft(leader).propose("\"x\"").await.unwrap_err();
@@ -51,7 +51,7 @@ pub async fn without_a_majority_the_outcome_is_not_known(mut cluster: Cluster) {
     assert_eq!(error.is_not_applied(), error != ProposeError::Unknown);
 }
 
-pub async fn without_a_leader_nothing_is_applied(mut cluster: Cluster) {
+pub(crate) async fn without_a_leader_nothing_is_applied(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     let follower = cluster.others(leader)[0];
     for n in cluster.others(follower) {
@@ -62,7 +62,7 @@ pub async fn without_a_leader_nothing_is_applied(mut cluster: Cluster) {
     assert_eq!(raft.propose("\"x\"").await, Err(ProposeError::NoLeader(NoLeader)));
 }
 
-pub async fn more_than_may_wait_is_refused(mut cluster: Cluster) {
+pub(crate) async fn more_than_may_wait_is_refused(mut cluster: Cluster) {
     cluster.config.command_bytes_max = 1_000;
     cluster.config.waiting_bytes_max = 2_500;
     cluster.start(1).await;

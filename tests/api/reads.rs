@@ -2,7 +2,7 @@ use kontiki::{Consistency, NoLeader, ReadError};
 
 use crate::harness::{Cluster, address};
 
-pub async fn a_read_sees_what_was_acknowledged_before(mut cluster: Cluster) {
+pub(crate) async fn a_read_sees_what_was_acknowledged_before(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     for round in 1..=20 {
         let writer = 1 + round as u64 % 3;
@@ -15,7 +15,7 @@ pub async fn a_read_sees_what_was_acknowledged_before(mut cluster: Cluster) {
     assert_eq!(stale.index, cluster.raft(leader).status().applied);
 }
 
-pub async fn a_leader_that_is_cut_off_confirms_nothing(mut cluster: Cluster) {
+pub(crate) async fn a_leader_that_is_cut_off_confirms_nothing(mut cluster: Cluster) {
     let old = cluster.form(3).await;
     cluster.write(old, "a").await;
     cluster.network.isolate(&address(old));

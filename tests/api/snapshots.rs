@@ -1,6 +1,6 @@
 use crate::harness::{Cluster, address};
 
-pub async fn a_server_far_behind_catches_up_by_a_snapshot(mut cluster: Cluster) {
+pub(crate) async fn a_server_far_behind_catches_up_by_a_snapshot(mut cluster: Cluster) {
     cluster.config.snapshot_after_entries = 20;
     cluster.config.trailing_entries = 5;
     let leader = cluster.form(3).await;
@@ -19,7 +19,7 @@ pub async fn a_server_far_behind_catches_up_by_a_snapshot(mut cluster: Cluster) 
     assert_eq!(cluster.write(now, "z").await, 62);
 }
 
-pub async fn a_restart_begins_at_the_last_snapshot(mut cluster: Cluster) {
+pub(crate) async fn a_restart_begins_at_the_last_snapshot(mut cluster: Cluster) {
     cluster.config.snapshot_after_entries = 10;
     cluster.config.trailing_entries = 0;
     cluster.form(1).await;

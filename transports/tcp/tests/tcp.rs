@@ -1,5 +1,7 @@
 //! The TCP transport in virtual time, and once over real sockets.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

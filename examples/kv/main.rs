@@ -1,0 +1,187 @@
+//! A key-value server to be tested from outside: one process per node.
+//!
+//! ```text
+//! cargo run --example kv -- --name n1 --data /tmp/n1 --peer 127.0.0.1:4647 --http 127.0.0.1:4646 --bootstrap
+//! cargo run --example kv -- --name n2 --data /tmp/n2 --peer 127.0.0.1:4657 --http 127.0.0.1:4656 --join 127.0.0.1:4647
+//! curl -X PUT --data hello 127.0.0.1:4656/kv/greeting
+//! ```
+//!
+//! You will see one line when the server is ready, and one whenever leader or membership change. `/kv/{key}` takes GET, PUT
+//! (with `cas` or `cas_index`) and DELETE; the operator API is on the same port.
+
+#[path = "../common/node.rs"]
+mod node;
+#[path = "../common/service.rs"]
+mod service;
+#[path = "../common/store.rs"]
+mod store;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{ArgGroup, Parser, ValueEnum};
+use kontiki::http::{Server, ServerConfig};
+use kontiki::operator::{AllowAll, ApiConfig, Authorizer, OperatorApi, TokenList};
+use kontiki::runtime::{AsyncStd, Net, Runtime, Smol, Tokio};
+use kontiki::{Member, Raft};
+
+use self::node::Failure;
+use self::service::Service;
+
+/// A replicated key-value server.
+#[derive(Parser)]
+#[command(group(ArgGroup::new("first").args(["bootstrap", "join"])))]
+struct Options {
+    /// What people call this server.
+    #[arg(long)]
+    name: String,
+    /// Where it keeps its log and its snapshots.
+    #[arg(long)]
+    data: PathBuf,
+    /// Where its peers reach it.
+    #[arg(long)]
+    peer: String,
+    /// Where it serves HTTP.
+    #[arg(long)]
+    http: String,
+    /// Form a new cluster of this one server.
+    #[arg(long)]
+    bootstrap: bool,
+    /// Join the cluster of one of these peers.
+    #[arg(long, value_delimiter = ',')]
+    join: Vec<String>,
+    /// What it runs on.
+    #[arg(long, value_enum, default_value_t = Kind::Smol)]
+    runtime: Kind,
+    /// The region that the operator API is of.
+    #[arg(long, default_value = "global")]
+    region: String,
+    /// Turns ACLs on: a file with one management token a line.
+    #[arg(long)]
+    token_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    AsyncStd,
+    Smol,
+    Tokio,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let served = match options.runtime {
+        Kind::Smol => smol::block_on(serve(Arc::new(Smol::new()), options)),
+        Kind::AsyncStd => async_std::task::block_on(serve(Arc::new(AsyncStd::new()), options)),
+        Kind::Tokio => match tokio::runtime::Runtime::new() {
+            Ok(tokio) => {
+                let adapter = Tokio::new(tokio.handle().clone());
+                tokio.block_on(serve(Arc::new(adapter), options))
+            }
+            Err(error) => Err(error.into()),
+        },
+    };
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kv: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve<R: Runtime + Net>(runtime: Arc<R>, options: Options) -> Result<(), Failure> {
+    let authorizer = authorizer(&options)?;
+    let (name, data) = (options.name.as_str(), options.data.as_path());
+    let node = node::start(runtime.clone(), name, data, &options.peer, SEGMENT_BYTES).await?;
+    let config = {
+        let mut config = ApiConfig::default();
+        config.region.clone_from(&options.region);
+        config
+    };
+    let operator = OperatorApi::new(node.raft.clone(), authorizer, runtime.clone(), config);
+    let service = Service {
+        raft: node.raft.clone(),
+        store: node.store.clone(),
+        operator: Arc::new(operator),
+    };
+    let bound = Server::bind(
+        runtime.clone(),
+        runtime.clone(),
+        &options.http,
+        Arc::new(service),
+        ServerConfig::default(),
+    );
+    let server = bound.await.map_err(|e| format!("cannot listen on {}: {e}", options.http))?;
+    take_part(&node.raft, &options, &node.peer_address).await?;
+    let (id, http) = (node.raft.id(), server.local_address());
+    println!("{name} is {id}; HTTP on {http}, peers on {}", node.peer_address);
+    let ended = report(&node.raft).await;
+    server.shutdown().await;
+    Err(format!("the node has stopped: {ended}").into())
+}
+
+fn authorizer(options: &Options) -> Result<Arc<dyn Authorizer>, Failure> {
+    let Some(path) = &options.token_file else {
+        println!("ACLs are off: everybody may manage the cluster (see --token-file)");
+        return Ok(Arc::new(AllowAll::new()));
+    };
+    let tokens = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(Arc::new(TokenList::new(tokens.lines())))
+}
+
+/// On an empty directory: form a cluster or join one. On one with state: only what fits it is accepted.
+async fn take_part(raft: &Raft, options: &Options, address: &str) -> Result<(), Failure> {
+    let status = raft.status();
+    if !status.cluster.is_nil() {
+        let known = |peer: &String| status.membership.member_at(peer).is_some();
+        if !options.join.is_empty() && !options.join.iter().any(known) {
+            let text = format!(
+                "{} is of cluster {}, which none of --join is in",
+                options.data.display(),
+                status.cluster
+            );
+            return Err(text.into());
+        }
+        let moved = status.membership.member(raft.id()).filter(|me| me.address != address);
+        if let Some(me) = moved {
+            let text =
+                format!("its peers know it at {}, not at {address}; pass --peer {0}", me.address);
+            return Err(text.into());
+        }
+        return Ok(());
+    }
+    if options.bootstrap {
+        raft.bootstrap(vec![Member::voter(raft.id(), options.name.clone(), address)]).await?;
+        return Ok(());
+    }
+    if options.join.is_empty() {
+        return Err("the directory is empty: pass --bootstrap or --join".into());
+    }
+    raft.join(&options.join).await?;
+    Ok(())
+}
+
+/// Prints who leads and who is there, whenever that changes; ends when the node has stopped.
+async fn report(raft: &Raft) -> kontiki::Fatal {
+    let mut watch = raft.watch();
+    let mut last = String::new();
+    loop {
+        let status = raft.status();
+        if let Some(fatal) = status.stopped {
+            return fatal;
+        }
+        let leader = status.leader.map_or_else(|| "nobody".to_owned(), |id| id.to_string());
+        let voters = status.membership.voters().count();
+        let members = status.membership.members().count();
+        let line = format!("term {}: {leader} leads {members} members, {voters} vote", status.term);
+        if line != last {
+            println!("{line}");
+            last = line;
+        }
+        watch.changed().await;
+    }
+}
+
+const SEGMENT_BYTES: u64 = 16 << 20;
