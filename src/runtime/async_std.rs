@@ -1,4 +1,5 @@
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -6,15 +7,17 @@ use std::time::Instant;
 use async_std::net::{TcpListener, TcpStream};
 use async_std::task;
 use async_trait::async_trait;
+use futures::io::{AsyncRead, AsyncWrite};
 use socket2::SockRef;
 
-use super::socket::{detached, tune};
+use super::blocking::detached;
+use super::socket::tune;
 use super::{BoxFuture, BoxStream, Listener, Net, Runtime, Timer};
 
 /// async-std: its global executor, timers, TCP sockets and threads for blocking work.
 ///
-/// For applications that are on async-std already. It was discontinued in 2025 (RUSTSEC-2025-0052); a new
-/// application takes [`Smol`](https://docs.rs/smol), which is what async-std's authors point to.
+/// For applications that are on async-std already. It was discontinued in 2025 (RUSTSEC-2025-0052);
+/// a new application takes `Smol`, which async-std's authors point to.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct AsyncStd;
@@ -51,7 +54,7 @@ impl Net for AsyncStd {
     async fn dial(&self, address: &str) -> io::Result<BoxStream> {
         let stream = TcpStream::connect(address).await?;
         tune(SockRef::from(&stream))?;
-        Ok(Box::new(stream))
+        Ok(Box::new(AsyncStdStream(stream)))
     }
 
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
@@ -66,11 +69,62 @@ impl Listener for AsyncStdListener {
     async fn accept(&mut self) -> io::Result<(BoxStream, String)> {
         let (stream, from) = self.0.accept().await?;
         tune(SockRef::from(&stream))?;
-        Ok((Box::new(stream), from.to_string()))
+        Ok((Box::new(AsyncStdStream(stream)), from.to_string()))
     }
 
     fn local_address(&self) -> io::Result<String> {
         Ok(self.0.local_addr()?.to_string())
+    }
+}
+
+/// async-std's stream takes a close for a flush, and its peer would wait for the end for ever.
+struct AsyncStdStream(TcpStream);
+
+impl AsyncRead for AsyncStdStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+
+    fn poll_read_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_read_vectored(cx, bufs)
+    }
+}
+
+impl AsyncWrite for AsyncStdStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.0.shutdown(Shutdown::Write) {
+            // The peer has let go already; there is nothing left to end.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
+            ended => Poll::Ready(ended),
+        }
     }
 }
 

@@ -8,6 +8,8 @@ use std::time::{Instant, SystemTime};
 
 #[cfg(feature = "runtime-async-std")]
 mod async_std;
+#[cfg(any(feature = "runtime-async-std", feature = "runtime-smol"))]
+mod blocking;
 mod files;
 mod net;
 #[cfg(feature = "storage-file")]
@@ -18,6 +20,8 @@ pub mod sim;
 mod smol;
 #[cfg(any(feature = "runtime-async-std", feature = "runtime-smol", feature = "runtime-tokio"))]
 mod socket;
+#[cfg(test)]
+mod tests;
 #[cfg(feature = "runtime-tokio")]
 mod tokio;
 

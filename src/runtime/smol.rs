@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use smol::net::{TcpListener, TcpStream};
 use socket2::SockRef;
 
-use super::socket::{detached, tune};
+use super::blocking::detached;
+use super::socket::tune;
 use super::{BoxFuture, BoxStream, Listener, Net, Runtime, Timer};
 
 /// smol: its global executor, timers, TCP sockets and threads for blocking work.

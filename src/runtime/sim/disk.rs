@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::channel::oneshot;
 
 use super::SimProcess;
 use crate::runtime::{FileId, FileOp, Files, OpenMode, Runtime as _};
@@ -22,6 +23,8 @@ pub(super) struct Disk {
     open: BTreeMap<u64, (u64, bool)>,
     count: u64,
     locked: bool,
+    /// Ends when the last [`Files::run`] that was asked for is done.
+    last_run: Option<oneshot::Receiver<()>>,
     fail_next_sync: bool,
     bytes_max: Option<u64>,
 }
@@ -190,17 +193,17 @@ impl NameChange {
 
 /// One directory of a simulated process's disk. Opened again, also in a later life, it is the same directory.
 pub struct SimFiles {
-    process: Arc<SimProcess>,
-    directory: String,
+    directory: Directory,
     holds_lock: std::sync::atomic::AtomicBool,
 }
 
 impl SimFiles {
     pub(super) fn open(process: Arc<SimProcess>, directory: &str) -> Arc<Self> {
-        let key = (process.id, directory.to_owned());
-        process.sim.lock().disks.entry(key).or_default();
+        let directory = Directory { process, name: directory.to_owned() };
+        let key = (directory.process.id, directory.name.clone());
+        directory.process.sim.lock().disks.entry(key).or_default();
         let holds_lock = std::sync::atomic::AtomicBool::new(false);
-        Arc::new(Self { process, directory: directory.to_owned(), holds_lock })
+        Arc::new(Self { directory, holds_lock })
     }
 
     /// Makes the next sync fail.
@@ -221,11 +224,24 @@ impl SimFiles {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Disk) -> io::Result<T>) -> io::Result<T> {
+        self.directory.with(act)
+    }
+}
+
+/// Where the operations happen; a run keeps it while nobody waits for it any more.
+#[derive(Clone)]
+struct Directory {
+    process: Arc<SimProcess>,
+    name: String,
+}
+
+impl Directory {
+    fn with<T>(&self, act: impl FnOnce(&mut Disk) -> io::Result<T>) -> io::Result<T> {
         let mut world = self.process.sim.lock();
         if !self.process.is_alive(&world) {
-            return Err(io::Error::other("the process was killed"));
+            return Err(killed());
         }
-        let key = (self.process.id, self.directory.clone());
+        let key = (self.process.id, self.name.clone());
         act(world.disks.entry(key).or_default())
     }
 
@@ -240,11 +256,21 @@ impl SimFiles {
         all.extend(numbers);
         world.trace.event(kind, &all);
     }
+
+    async fn run(&self, ops: Vec<FileOp>) -> io::Result<()> {
+        for op in ops {
+            let sync = matches!(op, FileOp::SyncData { .. } | FileOp::SyncDir);
+            self.pause(if sync { SYNC_NANOS } else { WRITE_NANOS }).await;
+            self.trace("file", &op_numbers(&op));
+            self.with(|disk| disk.run(op))?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Debug for SimFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SimFiles({}/{})", self.process.id, self.directory)
+        write!(f, "SimFiles({}/{})", self.directory.process.id, self.directory.name)
     }
 }
 
@@ -269,8 +295,8 @@ impl Files for SimFiles {
     }
 
     async fn open(&self, name: &str, mode: OpenMode) -> io::Result<FileId> {
-        self.pause(WRITE_NANOS).await;
-        self.trace("open", &[super::trace::Trace::digest(name.as_bytes())]);
+        self.directory.pause(WRITE_NANOS).await;
+        self.directory.trace("open", &[super::trace::Trace::digest(name.as_bytes())]);
         self.with(|disk| {
             let node = match (disk.names.get(name).copied(), mode) {
                 (Some(node), _) => node,
@@ -296,18 +322,27 @@ impl Files for SimFiles {
         })
     }
 
+    /// In a task of its own, after the run that was asked for before: a caller that lets go undoes nothing.
     async fn run(&self, ops: Vec<FileOp>) -> io::Result<()> {
-        for op in ops {
-            let sync = matches!(op, FileOp::SyncData { .. } | FileOp::SyncDir);
-            self.pause(if sync { SYNC_NANOS } else { WRITE_NANOS }).await;
-            self.trace("file", &op_numbers(&op));
-            self.with(|disk| disk.run(op))?;
-        }
-        Ok(())
+        let (ended, end) = oneshot::channel::<()>();
+        let before = self.with(|disk| Ok(disk.last_run.replace(end)))?;
+        let (done, result) = oneshot::channel();
+        let directory = self.directory.clone();
+        self.directory.process.spawn(Box::pin(async move {
+            if let Some(before) = before {
+                // It ends by being dropped.
+                let _ = before.await;
+            }
+            // The caller may have let go.
+            let _ = done.send(directory.run(ops).await);
+            drop(ended);
+        }));
+        // A kill drops the task.
+        result.await.unwrap_or_else(|_| Err(killed()))
     }
 
     async fn read(&self, file: FileId, at: u64, len: usize) -> io::Result<Bytes> {
-        self.pause(WRITE_NANOS).await;
+        self.directory.pause(WRITE_NANOS).await;
         self.with(|disk| {
             let data = &disk.node(file, false)?.data;
             let start = usize::try_from(at).unwrap_or(usize::MAX).min(data.len());
@@ -332,6 +367,10 @@ impl Drop for SimFiles {
             });
         }
     }
+}
+
+fn killed() -> io::Error {
+    io::Error::other("the process was killed")
 }
 
 fn op_numbers(op: &FileOp) -> [u64; 3] {

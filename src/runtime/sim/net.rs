@@ -123,6 +123,10 @@ pub(super) async fn dial(process: &SimProcess, address: &str) -> io::Result<BoxS
 }
 
 pub(super) fn listen(process: &SimProcess, address: &str) -> io::Result<Box<dyn Listener>> {
+    let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    if !matches!(port, Some(Ok(_))) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let mut world = process.sim.lock();
     let address = match address.strip_suffix(":0") {
         Some(host) => {

@@ -1,9 +1,12 @@
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::join;
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{Sim, Stuck};
-use crate::runtime::{FileOp, Files as _, Net as _, OpenMode, Runtime as _};
+use crate::runtime::{FileId, FileOp, Files as _, Net as _, OpenMode, Runtime as _};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -180,4 +183,40 @@ fn a_second_opener_of_a_directory_is_refused() {
         refused
     });
     assert_eq!(refused, Ok(std::io::ErrorKind::WouldBlock));
+}
+
+#[test]
+fn a_run_that_is_dropped_is_done_all_the_same() {
+    let sim = Sim::new(1);
+    let files = sim.process(1).files("log");
+    let read = sim.run_until(MINUTE, async move {
+        let file = files.open("log", OpenMode::Create).await.unwrap();
+        let mut run = files.run(vec![bytes(file, 0, b"1111")]);
+        assert!(run.as_mut().now_or_never().is_none());
+        drop(run);
+        files.run(vec![bytes(file, 2, b"2222")]).await.unwrap();
+        files.read(file, 0, 100).await.unwrap()
+    });
+    assert_eq!(read.unwrap(), "112222");
+}
+
+#[test]
+fn runs_are_done_one_after_the_other() {
+    for seed in 0..20 {
+        let sim = Sim::new(seed);
+        let files = sim.process(1).files("log");
+        let read = sim.run_until(MINUTE, async move {
+            let file = files.open("log", OpenMode::Create).await.unwrap();
+            let first = vec![bytes(file, 0, b"1111"), FileOp::SyncDir, bytes(file, 4, b"1111")];
+            let second = vec![bytes(file, 2, b"2222")];
+            let (first, second) = join(files.run(first), files.run(second)).await;
+            first.and(second).unwrap();
+            files.read(file, 0, 100).await.unwrap()
+        });
+        assert_eq!(read.unwrap(), "11222211");
+    }
+}
+
+fn bytes(file: FileId, at: u64, bytes: &'static [u8]) -> FileOp {
+    FileOp::Write { file, at, parts: vec![Bytes::from_static(bytes)] }
 }
