@@ -10,8 +10,8 @@ use crate::id::NodeId;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
-    /// Who this server is, when it first starts; later the store knows. Default `None`: a random id, which is right for
-    /// every real server.
+    /// Who this server is, when it first starts; later the store knows. Default `None`: a random
+    /// id, which is right for every real server.
     pub id: Option<NodeId>,
     /// What people call this server. Default: empty.
     pub name: String,
@@ -21,14 +21,16 @@ pub struct Config {
     pub tick: Duration,
     /// How often a leader is heard from. Default 100 ms; at least one tick.
     pub heartbeat_interval: Duration,
-    /// After how long without a leader a server campaigns: drawn anew each time from here to twice this. Default
-    /// 1 s; more than the heartbeat interval, and much more than a round trip and a sync.
+    /// After how long without a leader a server campaigns: drawn anew each time from here to twice
+    /// this. Default 1 s; more than the heartbeat interval, and much more than a round trip and a
+    /// sync.
     pub election_timeout: Duration,
     /// How long a verb waits before it ends as refused or unknown. Default 10 s.
     pub verb_timeout: Duration,
     /// The longest command in bytes. Default 1 MiB.
     pub command_bytes_max: usize,
-    /// The most bytes of entries in one append message; a single longer entry still goes. Default 1 MiB.
+    /// The most bytes of entries in one append message; a single longer entry still goes. Default 1
+    /// MiB.
     pub append_bytes_max: u64,
     /// The most append messages that one follower has not acknowledged. Default 256.
     pub appends_in_flight_max: usize,
@@ -40,9 +42,11 @@ pub struct Config {
     pub inbound_messages_max: usize,
     /// How many bytes of the newest entries stay in memory. Default 64 MiB.
     pub log_cache_bytes_max: u64,
-    /// A snapshot is taken when this many entries were applied since the last. Default 8,192; 0 for never.
+    /// A snapshot is taken when this many entries were applied since the last. Default 8,192; 0 for
+    /// never.
     pub snapshot_after_entries: u64,
-    /// How many entries before a snapshot stay in the log, for followers that are a little behind. Default 10,240.
+    /// How many entries before a snapshot stay in the log, for followers that are a little behind.
+    /// Default 10,240.
     pub trailing_entries: u64,
     /// What chance is derived from; `None` asks the runtime. Set it for reproducible tests.
     pub seed: Option<u64>,

@@ -10,7 +10,8 @@ use crate::storage::StorageError;
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fatal {
-    /// What this node promised to remember is gone: a peer knows more of this node's log than it has itself.
+    /// What this node promised to remember is gone: a peer knows more of this node's log than it
+    /// has itself.
     #[error("this node lost data that it had acknowledged: {0}")]
     DataLoss(String),
     /// The consensus engine refused or panicked; always a bug, ours or its own.

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 /// The identity of a server: a UUID, printed in lower case.
 ///
-/// A server keeps its id for as long as it keeps its log. One that lost its log is a *new* server and
-/// needs a new id: it forgot votes and acknowledgements that the cluster counted on.
+/// A server keeps its id for as long as it keeps its log. One that lost its log is a *new* server
+/// and needs a new id: it forgot votes and acknowledgements that the cluster counted on.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct NodeId(Uuid);
 
@@ -15,7 +15,8 @@ impl NodeId {
     ///
     /// # Errors
     ///
-    /// [`InvalidId::ZeroHead`] if the first eight bytes are zero: they are the engine's name of the server.
+    /// [`InvalidId::ZeroHead`] if the first eight bytes are zero: they are the engine's name of the
+    /// server.
     pub fn from_bytes(bytes: [u8; 16]) -> Result<Self, InvalidId> {
         if bytes[..8] == [0; 8] {
             return Err(InvalidId::ZeroHead);
@@ -72,7 +73,8 @@ impl FromStr for NodeId {
 
 /// The identity of a cluster: a UUID, made when the first server is bootstrapped.
 ///
-/// It goes into every handshake, so that a server of another cluster at a reused address is refused.
+/// It goes into every handshake, so that a server of another cluster at a reused address is
+/// refused.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ClusterId(Uuid);
 

@@ -1,6 +1,39 @@
-//! Raft for services that already have an async stack.
+//! Raft for services that already have an async stack: a replicated, fault-tolerant state machine
+//! on any runtime, transport and store.
+//!
+//! A node is made of [`Parts`] and reached through a [`Raft`] handle: [`propose`](Raft::propose)
+//! commands, [`read`](Raft::read) linearizably, change the [`membership`], look at the [`Status`].
+//! The application's state is a [`StateMachine`], or, simplest, a
+//! [`typed::State`](https://docs.rs/kontiki).
+//!
+//! # Features
+//!
+//! None is on by default. They add, none chooses: the application passes the values it wants.
+//!
+//! - `runtime-smol`: [`runtime`] adapter for smol.
+//! - `runtime-tokio`: adapter for tokio; holds a handle on one of its runtimes.
+//! - `runtime-async-std`: adapter for async-std, for applications that are on it already (it was
+//!   discontinued in 2025).
+//! - `runtime-sim`: a simulated world that one seed decides, for tests.
+//! - `storage-file`: the durable log and snapshots, and the real disk.
+//! - `transport-stream`: framing, for transports over byte streams.
+//! - `typed`: commands and answers as types.
+//! - `http`: the trait for HTTP serving.
+//! - `http-server`: an HTTP/1.1 server over any runtime.
+//! - `tower`: the mount for axum and everything else that takes tower services.
+//! - `operator`: Nomad's Raft operator HTTP API.
+//!
+//! # Limits
+//!
+//! Every queue has one, named in [`Config`] or beside the queue; what does not fit is refused with
+//! a typed error or, between servers, dropped and sent again. A command is at most
+//! [`Config::command_bytes_max`] long.
 
 #![forbid(unsafe_code)]
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod config;
 mod driver;

@@ -15,13 +15,14 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// # To implement
 ///
-/// Deterministic: the same commands in the same order give the same state and the same answers on every server.
-/// No clock, no chance, no order of a hash map. Any error stops this node, because after one replica
-/// fails to apply, going on would be divergence; a command that the application refuses is an *answer*.
+/// Deterministic: the same commands in the same order give the same state and the same answers on
+/// every server. No clock, no chance, no order of a hash map. Any error stops this node, because
+/// after one replica fails to apply, going on would be divergence; a command that the application
+/// refuses is an *answer*.
 #[async_trait]
 pub trait StateMachine: Send + 'static {
-    /// How far a durable one got before this start; [`LogId::default`] for one that starts empty and is
-    /// rebuilt from the last snapshot and the log.
+    /// How far a durable one got before this start; [`LogId::default`] for one that starts empty
+    /// and is rebuilt from the last snapshot and the log.
     async fn applied(&mut self) -> Result<LogId, BoxError> {
         Ok(LogId::default())
     }
@@ -32,7 +33,8 @@ pub trait StateMachine: Send + 'static {
     /// Captures the state as it is now; quick. It is written out later, while `apply` goes on.
     async fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, BoxError>;
 
-    /// Replaces the state by what a snapshot holds. If it fails, the state must not be used any more.
+    /// Replaces the state by what a snapshot holds. If it fails, the state must not be used any
+    /// more.
     async fn restore(&mut self, meta: &SnapshotMeta, snapshot: ByteReader) -> Result<(), BoxError>;
 }
 

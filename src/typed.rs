@@ -1,8 +1,9 @@
 //! Commands and answers as types: the simplest way to a replicated state.
 //!
-//! One layer on top that nothing below knows: a [`State`] says what a command does, [`machine`] makes a state machine of
-//! it, [`Shared`] reads it, [`Client`] proposes. Commands, answers and snapshots are JSON, so that enums can grow: a new
-//! variant is fine once every server knows it, a field needs `#[serde(default)]`.
+//! One layer on top that nothing below knows: a [`State`] says what a command does, [`machine`]
+//! makes a state machine of it, [`Shared`] reads it, [`Client`] proposes. Commands, answers and
+//! snapshots are JSON, so that enums can grow: a new variant is fine once every server knows it, a
+//! field needs `#[serde(default)]`.
 //!
 //! ```
 //! use kontiki::typed::{self, State};
@@ -41,8 +42,8 @@ use crate::storage::SnapshotMeta;
 
 /// A replicated state, changed by typed commands.
 ///
-/// Deterministic, as [`StateMachine`] says. `Clone` is how it is captured for a snapshot: make it cheap for a large one
-/// (an `Arc`, a persistent map).
+/// Deterministic, as [`StateMachine`] says. `Clone` is how it is captured for a snapshot: make it
+/// cheap for a large one (an `Arc`, a persistent map).
 pub trait State: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// What can be done.
     type Command: Serialize + DeserializeOwned + Send;
@@ -92,7 +93,8 @@ impl<S> Clone for Client<S> {
 }
 
 impl<S> Client<S> {
-    /// A client of the node that `raft` is a handle on, whose state machine was made by [`machine`] of an `S`.
+    /// A client of the node that `raft` is a handle on, whose state machine was made by [`machine`]
+    /// of an `S`.
     #[must_use]
     pub fn new(raft: Raft) -> Self {
         Self { raft, state: PhantomData }

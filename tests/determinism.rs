@@ -1,5 +1,5 @@
-//! One seed is one history: the whole production stack inside the simulator, with TCP transport, segmented log and HTTP
-//! server, gives the same trace in every process.
+//! One seed is one history: the whole production stack inside the simulator, with TCP transport,
+//! segmented log and HTTP server, gives the same trace in every process.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -107,7 +107,8 @@ async fn request(client: &SimProcess, n: u64, line: &str) -> std::io::Result<Str
     Ok(answer)
 }
 
-/// A minute in the life of three servers, with a kill, a restart and a partition; gives the trace's hash.
+/// A minute in the life of three servers, with a kill, a restart and a partition; gives the trace's
+/// hash.
 fn live(seed: u64, leaky: bool) -> u64 {
     let sim = Sim::new(seed);
     let start = |n: u64| {

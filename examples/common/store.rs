@@ -6,7 +6,8 @@ use kontiki::LogId;
 use kontiki::typed::State;
 use serde::{Deserialize, Serialize};
 
-/// Keys and values are bytes. A command and a snapshot carry them as base-16 text, which JSON can hold.
+/// Keys and values are bytes. A command and a snapshot carry them as base-16 text, which JSON can
+/// hold.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Store {
     entries: BTreeMap<Hex, Stored>,

@@ -6,8 +6,9 @@
 //! curl -X PUT --data hello 127.0.0.1:4656/kv/greeting
 //! ```
 //!
-//! You will see one line when the server is ready, and one whenever leader or membership change. `/kv/{key}` takes GET, PUT
-//! (with `cas` or `cas_index`) and DELETE; the operator API is on the same port.
+//! You will see one line when the server is ready, and one whenever leader or membership change.
+//! `/kv/{key}` takes GET, PUT (with `cas` or `cas_index`) and DELETE; the operator API is on the
+//! same port.
 
 #[path = "../common/node.rs"]
 mod node;
@@ -131,7 +132,8 @@ fn authorizer(options: &Options) -> Result<Arc<dyn Authorizer>, Failure> {
     Ok(Arc::new(TokenList::new(tokens.lines())))
 }
 
-/// On an empty directory: form a cluster or join one. On one with state: only what fits it is accepted.
+/// On an empty directory: form a cluster or join one. On one with state: only what fits it is
+/// accepted.
 async fn take_part(raft: &Raft, options: &Options, address: &str) -> Result<(), Failure> {
     let status = raft.status();
     if !status.cluster.is_nil() {

@@ -1,8 +1,10 @@
-//! The main job: a live three-node cluster on smol, with durable logs, peers over TCP and the operator API of each node.
+//! The main job: a live three-node cluster on smol, with durable logs, peers over TCP and the
+//! operator API of each node.
 //!
-//! `cargo run --example three_nodes` serves until Ctrl-C. You will see who leads as a table, lines to try with curl, and one
-//! line for every change of leader or membership. `--demo` walks through an election, a hundred writes, the loss of the
-//! leader, a linearizable read of what was written, the old leader's return and a transfer back, and ends.
+//! `cargo run --example three_nodes` serves until Ctrl-C. You will see who leads as a table, lines
+//! to try with curl, and one line for every change of leader or membership. `--demo` walks through
+//! an election, a hundred writes, the loss of the leader, a linearizable read of what was written,
+//! the old leader's return and a transfer back, and ends.
 
 #[path = "../common/node.rs"]
 mod node;
@@ -35,8 +37,8 @@ struct Options {
     /// Where the logs are; kept between runs, so that the cluster comes back with its data.
     #[arg(long, default_value = "target/three_nodes")]
     data: PathBuf,
-    /// HTTP of the first node; the others are 10 and 20 above, peers one above each. 0: free ports, and a temporary
-    /// directory.
+    /// HTTP of the first node; the others are 10 and 20 above, peers one above each. 0: free ports,
+    /// and a temporary directory.
     #[arg(long, default_value_t = 4646)]
     port: u16,
     /// Walk through what a cluster does, and end.
@@ -279,7 +281,8 @@ impl Cluster {
             let status = up.raft.status();
             let heir = self.up.iter().skip(number + 1).flatten().next();
             if let Some(heir) = heir.filter(|_| status.established) {
-                // An heir that is not ready must not keep us: the cluster elects one when it comes back.
+                // An heir that is not ready must not keep us: the cluster elects one when it comes
+                // back.
                 if let Err(error) = up.raft.transfer_leadership(heir.raft.id()).await {
                     eprintln!("leadership was not handed over: {error}");
                 }

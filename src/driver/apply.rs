@@ -1,4 +1,5 @@
-//! The task that owns the state machine: applies, captures, restores, one thing at a time, and answers the callers.
+//! The task that owns the state machine: applies, captures, restores, one thing at a time, and
+//! answers the callers.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;

@@ -1,5 +1,5 @@
-//! Requests between servers (D9, D16): sent once, never again; what certainly had no effect is told apart from what may
-//! have had one.
+//! Requests between servers (D9, D16): sent once, never again; what certainly had no effect is told
+//! apart from what may have had one.
 
 use std::time::{Duration, Instant};
 
@@ -95,7 +95,8 @@ impl Driver {
         }
     }
 
-    /// A request that only the leader can carry out goes on to it, for a hop or two; the answer goes straight back.
+    /// A request that only the leader can carry out goes on to it, for a hop or two; the answer
+    /// goes straight back.
     fn pass_on(&mut self, mut request: Request) {
         let id = request.id;
         let joiner = match &request.verb {
@@ -186,7 +187,8 @@ impl Driver {
         }
     }
 
-    /// The connection to a server is lost, and with it perhaps an answer: nobody waits for it much longer.
+    /// The connection to a server is lost, and with it perhaps an answer: nobody waits for it much
+    /// longer.
     pub(super) fn forwarded_to_unreachable(&mut self, peer: NodeId) {
         let grace = self.now + self.config.election_timeout;
         let asked = self.forwarded.values_mut().filter(|one| one.to == Some(peer));

@@ -99,7 +99,8 @@ impl Driver {
             TransferAsker::Removal(removal) => {
                 let removal = *removal;
                 if self.node.is_leader() {
-                    // With nobody able to take over, this leader commits its own removal and steps down.
+                    // With nobody able to take over, this leader commits its own removal and steps
+                    // down.
                     let (change, on) = (&removal.change, removal.planned_on);
                     return self.change_now(change, on, removal.asker, removal.deadline);
                 }

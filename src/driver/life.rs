@@ -403,8 +403,9 @@ fn check_first(members: &[Member], me: crate::NodeId) -> Result<(), &'static str
     Ok(())
 }
 
-/// The cluster's id is a function of its first membership, so that each of several first members may be told to
-/// form the cluster and all of them form the same. The ids in it are random, hence so is this.
+/// The cluster's id is a function of its first membership, so that each of several first members
+/// may be told to form the cluster and all of them form the same. The ids in it are random, hence
+/// so is this.
 fn cluster_of(membership: &Membership) -> ClusterId {
     let fold = |seed: u64| {
         membership.encode().iter().fold(seed, |hash, &byte| {

@@ -3,8 +3,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// Many put in, one takes out, all that is there in one go: one lock and at most one wake-up a batch, which is what
-/// ordinary channels cannot do. Never waits: what does not fit comes back.
+/// Many put in, one takes out, all that is there in one go: one lock and at most one wake-up a
+/// batch, which is what ordinary channels cannot do. Never waits: what does not fit comes back.
 #[derive(Debug)]
 pub(crate) struct Mailbox<T> {
     state: Mutex<State<T>>,

@@ -1,4 +1,5 @@
-//! Changing the membership as leader: one change at a time, promotion of learners that caught up, removal of oneself.
+//! Changing the membership as leader: one change at a time, promotion of learners that caught up,
+//! removal of oneself.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -147,7 +148,8 @@ impl Driver {
         }
     }
 
-    /// Looks how far the learners are that are to become voters; promotes one whose last round was short.
+    /// Looks how far the learners are that are to become voters; promotes one whose last round was
+    /// short.
     pub(super) fn promote(&mut self) {
         if !self.node.is_established() {
             self.promotions.0.clear();

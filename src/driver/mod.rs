@@ -1,9 +1,10 @@
 //! The one task of a node: takes what comes, tells the core, does what it wants done.
 //!
-//! A turn goes through the sources in a written order: finished jobs, at most 256 messages of peers, one tick, what
-//! handles ask. Work is finished before more is taken, and persistence is reported before any message that it caused
-//! can be answered (W4). Then everything the core wants is done, once for the whole turn: that is where
-//! commands become one proposal, writes one write, reads one round.
+//! A turn goes through the sources in a written order: finished jobs, at most 256 messages of
+//! peers, one tick, what handles ask. Work is finished before more is taken, and persistence is
+//! reported before any message that it caused can be answered (W4). Then everything the core wants
+//! is done, once for the whole turn: that is where commands become one proposal, writes one write,
+//! reads one round.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -221,7 +222,8 @@ impl Driver {
         if self.now < self.tick_at && self.timer.as_mut().poll(cx).is_pending() {
             return false;
         }
-        // Missed ticks count as one: after a long pause the network is heard before anybody campaigns.
+        // Missed ticks count as one: after a long pause the network is heard before anybody
+        // campaigns.
         self.tick_at = (self.tick_at + self.config.tick).max(self.now);
         self.timer.as_mut().reset(self.tick_at);
         self.node.handle_tick();

@@ -9,15 +9,16 @@ use crate::membership::Membership;
 use crate::node::Outgoing;
 use crate::transport::{Message, MessageBody, Peer};
 
-/// Senders that the membership does not name, with the address they gave: a lagging member does not know its new
-/// leader, and must be able to answer it (D7).
+/// Senders that the membership does not name, with the address they gave: a lagging member does not
+/// know its new leader, and must be able to answer it (D7).
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     strangers: VecDeque<(NodeId, Arc<str>)>,
 }
 
 impl Peers {
-    /// Remembers where a sender is; `false` if its id is that of another server but for the part the engine sees.
+    /// Remembers where a sender is; `false` if its id is that of another server but for the part
+    /// the engine sees.
     pub(super) fn note_sender(
         &mut self,
         membership: &Membership,
@@ -57,7 +58,8 @@ impl Peers {
 }
 
 impl Driver {
-    /// Keeps the addresses of members that leave: one may have asked for that, and waits for the answer.
+    /// Keeps the addresses of members that leave: one may have asked for that, and waits for the
+    /// answer.
     pub(super) fn remember_leavers(&mut self) {
         let before = self.shared.status().membership;
         let now = self.node.membership();

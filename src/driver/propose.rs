@@ -1,4 +1,5 @@
-//! The way of a command: proposed here or forwarded, registered at its place in the log, answered when applied.
+//! The way of a command: proposed here or forwarded, registered at its place in the log, answered
+//! when applied.
 
 use std::collections::VecDeque;
 
@@ -13,11 +14,13 @@ use crate::id::LogId;
 use crate::raft::{Applied, ProposeError};
 use crate::transport::Verb;
 
-/// Callers who learn the place of their command only after it was applied: the leader's answer came late.
+/// Callers who learn the place of their command only after it was applied: the leader's answer came
+/// late.
 #[derive(Debug, Default)]
 pub(super) struct Late {
     waiting: Vec<(LogId, ProposeCaller)>,
-    /// Answers of everything applied since `complete_from`, kept while forwarded commands are under way.
+    /// Answers of everything applied since `complete_from`, kept while forwarded commands are under
+    /// way.
     recent: VecDeque<(LogId, Bytes)>,
     complete_from: Option<u64>,
     /// Callers up to this index have been handed to the state machine's task.
@@ -154,7 +157,8 @@ impl Driver {
         self.answer_reads();
     }
 
-    /// After a snapshot took the place of the log: nobody can say what became of the commands in it.
+    /// After a snapshot took the place of the log: nobody can say what became of the commands in
+    /// it.
     pub(super) fn skip_to(&mut self, index: u64) {
         self.late.handed = self.late.handed.max(index);
         self.late.complete_from = None;
@@ -214,5 +218,6 @@ impl Driver {
 const BUNDLE_COMMANDS_MAX: usize = 4_096;
 /// About how many bytes of commands the state machine is given at once.
 const APPLY_BYTES_MAX: u64 = 4 << 20;
-/// How many answers are kept for callers whose place is not known yet; beyond that they end as unknown.
+/// How many answers are kept for callers whose place is not known yet; beyond that they end as
+/// unknown.
 const RECENT_ANSWERS_MAX: usize = 16_384;

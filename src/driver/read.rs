@@ -1,4 +1,5 @@
-//! The way of a read: one confirmation of leadership for everyone who waits, then the state machine has to catch up.
+//! The way of a read: one confirmation of leadership for everyone who waits, then the state machine
+//! has to catch up.
 
 use std::time::Instant;
 
@@ -31,7 +32,8 @@ impl Driver {
         if self.node.is_leader() {
             return;
         }
-        // A leader that we do not know any more may still answer, but may as well have lost the question.
+        // A leader that we do not know any more may still answer, but may as well have lost the
+        // question.
         let Some(leader) = self.leader_peer() else { return };
         self.refuse_remote_reads();
         let Some(round) = self.reads.begin() else { return };
@@ -52,7 +54,8 @@ impl Driver {
         }
     }
 
-    /// Leadership has moved: a round may never end, or its answer may not come from a leader any more.
+    /// Leadership has moved: a round may never end, or its answer may not come from a leader any
+    /// more.
     pub(super) fn restart_reads(&mut self) {
         self.reads.abandon();
     }

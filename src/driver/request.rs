@@ -28,7 +28,8 @@ pub(crate) enum Ask {
     Transfer(NodeId, Answered<(), TransferError>),
 }
 
-/// Who waits for a command to be applied; holds its share of the waiting bytes until it is answered.
+/// Who waits for a command to be applied; holds its share of the waiting bytes until it is
+/// answered.
 #[derive(Debug)]
 pub(crate) struct ProposeCaller {
     pub(crate) answer: Answered<Applied, ProposeError>,
@@ -109,7 +110,8 @@ impl Budget {
         Arc::new(Self { used: AtomicUsize::new(0), max })
     }
 
-    /// Takes a share; the limit is the error. A single share fits whatever its size if nothing else is taken.
+    /// Takes a share; the limit is the error. A single share fits whatever its size if nothing else
+    /// is taken.
     pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Result<Permit, usize> {
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
         let permit = Permit { budget: Arc::clone(self), bytes };

@@ -208,8 +208,8 @@ impl Shared {
     }
 }
 
-/// Waits for a status that differs from the one last seen in who leads, the term, the membership, the newest
-/// snapshot, or whether the node runs. Progress of the log is not announced.
+/// Waits for a status that differs from the one last seen in who leads, the term, the membership,
+/// the newest snapshot, or whether the node runs. Progress of the log is not announced.
 #[derive(Debug)]
 pub struct StatusWatch {
     shared: Arc<Shared>,
@@ -222,8 +222,8 @@ impl StatusWatch {
         Self { shared, seen }
     }
 
-    /// The status once it has changed since this was last asked (or since the watch began). Changes in between may
-    /// be missed, the latest state never.
+    /// The status once it has changed since this was last asked (or since the watch began). Changes
+    /// in between may be missed, the latest state never.
     pub fn changed(&mut self) -> impl Future<Output = Status> + Send {
         Changed { watch: self }
     }

@@ -51,7 +51,8 @@ pub(crate) async fn start(mut parts: Parts) -> Result<Arc<Shared>, StartError> {
     Ok(shared)
 }
 
-/// Who this server is: what the store says, or, on its first start, a new one that is kept from then on (D6).
+/// Who this server is: what the store says, or, on its first start, a new one that is kept from
+/// then on (D6).
 async fn identify(parts: &mut Parts, recovered: &Recovered) -> Result<Identity, StartError> {
     if let Some(identity) = recovered.identity {
         if identity.group != parts.group {
@@ -75,7 +76,8 @@ async fn identify(parts: &mut Parts, recovered: &Recovered) -> Result<Identity, 
     Ok(identity)
 }
 
-/// The newest snapshot that is a part of this log's history. One that was received but never installed is not.
+/// The newest snapshot that is a part of this log's history. One that was received but never
+/// installed is not.
 async fn newest_usable(
     store: &dyn SnapshotStore,
     recovered: &Recovered,

@@ -67,7 +67,8 @@ impl rt::Timer for HyperTimer {
     }
 }
 
-/// hyper wants its sleeps `Sync`, though it never shares one: the mutex is only ever opened with `get_mut`.
+/// hyper wants its sleeps `Sync`, though it never shares one: the mutex is only ever opened with
+/// `get_mut`.
 struct HyperSleep(Mutex<Pin<Box<dyn Timer>>>);
 
 impl rt::Sleep for HyperSleep {}

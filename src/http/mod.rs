@@ -1,6 +1,8 @@
-//! HTTP serving, without a server: a [`Handler`] turns requests into responses, and can be mounted anywhere.
+//! HTTP serving, without a server: a [`Handler`] turns requests into responses, and can be mounted
+//! anywhere.
 //!
-//! Feature `http-server` adds a server over any runtime ([`Server`]), feature `tower` a `tower_service::Service`.
+//! Feature `http-server` adds a server over any runtime ([`Server`]), feature `tower` a
+//! `tower_service::Service`.
 
 use std::fmt;
 use std::io;

@@ -41,7 +41,8 @@ impl Default for ServerConfig {
     }
 }
 
-/// Serves a [`Handler`]. Dropping it closes the listener at once and every connection after its present request.
+/// Serves a [`Handler`]. Dropping it closes the listener at once and every connection after its
+/// present request.
 pub struct Server {
     shared: Arc<Shared>,
     address: String,

@@ -11,13 +11,13 @@ use crate::transport::DecodeError;
 
 /// One change of the membership.
 ///
-/// A server is added as a learner and promoted when it has caught up (thesis 4.2.1): a voter that has nothing
-/// yet would count for commit and hold it up.
+/// A server is added as a learner and promoted when it has caught up (thesis 4.2.1): a voter that
+/// has nothing yet would count for commit and hold it up.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Change {
-    /// Add a server. One that is to vote comes in as a learner, and the leader promotes it when it has caught up.
-    /// Adding one that is there already, as it is, changes nothing.
+    /// Add a server. One that is to vote comes in as a learner, and the leader promotes it when it
+    /// has caught up. Adding one that is there already, as it is, changes nothing.
     Add(Member),
     /// Make a voter a learner.
     Demote(NodeId),
@@ -234,7 +234,8 @@ impl Membership {
         Ok(Some(ChangeRecord { steps, members, staging, tombstones }))
     }
 
-    /// The membership after the entry at `index` with this record; `None` is the entry that leaves a joint one.
+    /// The membership after the entry at `index` with this record; `None` is the entry that leaves
+    /// a joint one.
     pub(crate) fn after(&self, record: Option<&ChangeRecord>, index: u64) -> Self {
         let mut after = self.clone();
         after.index = index;

@@ -1,7 +1,8 @@
 //! Who is in the cluster. Pure: no clock, no I/O, no task.
 //!
-//! The consensus engine knows numbers only. The records of the members travel in the configuration changes and in
-//! the metadata of snapshots, so a membership is always exactly as old as the place in the log it belongs to.
+//! The consensus engine knows numbers only. The records of the members travel in the configuration
+//! changes and in the metadata of snapshots, so a membership is always exactly as old as the place
+//! in the log it belongs to.
 
 use std::collections::{BTreeMap, BTreeSet};
 

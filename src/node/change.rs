@@ -48,7 +48,8 @@ impl Node {
         entry.entry_type = EntryType::EntryConfChangeV2;
         entry.data = engine::change_to_engine(record.encode());
         let at = self.append(vec![entry])?;
-        // The engine answers a change that it refuses by an empty entry in its place, and says that all is well.
+        // The engine answers a change that it refuses by an empty entry in its place, and says that
+        // all is well.
         (self.raw.raft.pending_conf_index == at.index).then_some(at)
     }
 

@@ -1,9 +1,12 @@
-//! Election jitter as a pure function, because the engine would otherwise draw it from the operating system.
+//! Election jitter as a pure function, because the engine would otherwise draw it from the
+//! operating system.
 
-/// How many ticks without a leader until this node campaigns, from `ticks_min` to just below twice that.
+/// How many ticks without a leader until this node campaigns, from `ticks_min` to just below twice
+/// that.
 ///
-/// Being a function of the term it needs no memory of when the engine drew anew: set after every input, it is
-/// the same until the term changes. `attempt` changes it for pre-votes, which leave the term alone.
+/// Being a function of the term it needs no memory of when the engine drew anew: set after every
+/// input, it is the same until the term changes. `attempt` changes it for pre-votes, which leave
+/// the term alone.
 pub(super) fn timeout_ticks(
     seed: u64,
     id: u64,

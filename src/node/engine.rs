@@ -23,7 +23,8 @@ pub(super) fn config(id: u64, applied: u64, config: &Config, ticks: Ticks) -> ra
         batch_append: true,
         max_size_per_msg: config.append_bytes_max,
         max_inflight_msgs: config.appends_in_flight_max,
-        // Our own counters bound these bytes: with header-only entries the engine's would never go down.
+        // Our own counters bound these bytes: with header-only entries the engine's would never go
+        // down.
         max_uncommitted_size: raft::NO_LIMIT,
         max_committed_size_per_ready: COMMITTED_BYTES_PER_READY,
         read_only_option: raft::ReadOnlyOption::Safe,
@@ -73,8 +74,8 @@ pub(super) fn entry_from_engine(entry: &eraftpb::Entry) -> Entry {
     Entry { log_id, kind, data }
 }
 
-/// What the engine is told of a change. Bytes that are no change record become an empty change, which the engine
-/// refuses; the inbound checks let none through.
+/// What the engine is told of a change. Bytes that are no change record become an empty change,
+/// which the engine refuses; the inbound checks let none through.
 pub(super) fn change_to_engine(record: Bytes) -> Bytes {
     let Ok(parsed) = ChangeRecord::decode(record.clone()) else {
         return Bytes::new();
@@ -226,7 +227,8 @@ impl slog::Drain for ToTracing {
             slog::Level::Warning => {
                 tracing::warn!(target: "kontiki::engine", node = self.id, "{text}");
             }
-            // What the engine tells at info is a conversation with itself; ours says the same in fewer lines.
+            // What the engine tells at info is a conversation with itself; ours says the same in
+            // fewer lines.
             slog::Level::Info => {
                 tracing::debug!(target: "kontiki::engine", node = self.id, "{text}")
             }
@@ -258,5 +260,6 @@ const KINDS: [(RaftKind, MessageType); 10] = [
 ];
 const CONTEXT_APPLICATION: &[u8] = &[0];
 const CONTEXT_SYSTEM: &[u8] = &[1];
-/// Committed entries are handed out header-only; this bounds how many at once (a header counts as 24 bytes or so).
+/// Committed entries are handed out header-only; this bounds how many at once (a header counts as
+/// 24 bytes or so).
 const COMMITTED_BYTES_PER_READY: u64 = 256 << 10;

@@ -1,4 +1,5 @@
-//! The checks on messages of peers, before the engine sees them: 27 kinds of message would make it panic.
+//! The checks on messages of peers, before the engine sees them: 27 kinds of message would make it
+//! panic.
 
 use raft::StateRole;
 
@@ -66,7 +67,8 @@ impl Node {
         if !message.reject || message.request_snapshot != 0 {
             return Verdict::Fine;
         }
-        // A late refusal of what the follower has acknowledged since would make the engine go back behind that.
+        // A late refusal of what the follower has acknowledged since would make the engine go back
+        // behind that.
         if message.log_id.index <= progress.matched {
             return Verdict::Useless;
         }

@@ -1,8 +1,9 @@
 //! The engine's view of the log: the tail in memory, the terms of all of it, the rest on request.
 //!
-//! Memory only and infallible (raft-rs panics on every storage error): a disk can only fail in the driver's jobs. What
-//! the engine reads to hand out or to look for configuration changes is answered with headers; payloads are for
-//! messages and for the apply job, which reads behind the tail by itself.
+//! Memory only and infallible (raft-rs panics on every storage error): a disk can only fail in the
+//! driver's jobs. What the engine reads to hand out or to look for configuration changes is
+//! answered with headers; payloads are for messages and for the apply job, which reads behind the
+//! tail by itself.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -226,7 +227,8 @@ impl raft::Storage for LogCache {
             return Err(StorageError::Compacted.into());
         }
         if !context.can_async() {
-            // All of the range, whatever its size: a short answer would hide a configuration change.
+            // All of the range, whatever its size: a short answer would hide a configuration
+            // change.
             return Ok((low..high).map(|index| self.header(index)).collect());
         }
         let bytes_max = max_size.into().unwrap_or(u64::MAX);
@@ -256,8 +258,9 @@ impl raft::Storage for LogCache {
         Ok(self.last())
     }
 
-    /// The newest snapshot, if it names the receiver: the engine there ignores one that does not, so a server that
-    /// was added since the last snapshot waits for the next, which is taken at once.
+    /// The newest snapshot, if it names the receiver: the engine there ignores one that does not,
+    /// so a server that was added since the last snapshot waits for the next, which is taken at
+    /// once.
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         let least = request_index.max(self.base.index);
         let fit = self.snapshot.as_ref().filter(|(meta, snapshot)| {

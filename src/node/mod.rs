@@ -1,12 +1,13 @@
 //! The core: consensus as a function of inputs. No clock, no I/O, no task, no chance.
 //!
-//! Inputs are `handle_*` methods, which never fail: a broken invariant or a panic of the engine makes the node
-//! [`fatal`](Node::fatal), and it is not asked anything any more. Outputs are taken out by the driver after any number of
-//! inputs: messages, one write at a time, one apply at a time, reads that reach behind memory. Outputs of one kind are
-//! in order; of different kinds they may be worked on at once. What must follow a write travels inside it.
+//! Inputs are `handle_*` methods, which never fail: a broken invariant or a panic of the engine
+//! makes the node [`fatal`](Node::fatal), and it is not asked anything any more. Outputs are taken
+//! out by the driver after any number of inputs: messages, one write at a time, one apply at a
+//! time, reads that reach behind memory. Outputs of one kind are in order; of different kinds they
+//! may be worked on at once. What must follow a write travels inside it.
 //!
-//! The rules W1 to W7 that the comments name are those a driver of this engine must keep; `docs/architecture.md`
-//! lists them with the test of each.
+//! The rules W1 to W7 that the comments name are those a driver of this engine must keep;
+//! `docs/architecture.md` lists them with the test of each.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -72,7 +73,8 @@ pub(crate) struct Node {
     snapshots_gone: Vec<u64>,
     /// Confirmed read rounds: incarnation, round, index.
     read_states: Vec<(u64, u64, u64)>,
-    /// The change that this node proposed last and that is not settled, and whether it is a joint one.
+    /// The change that this node proposed last and that is not settled, and whether it is a joint
+    /// one.
     pending_change: Option<(LogId, bool)>,
     changes_done: Vec<ChangeOutcome>,
     /// A snapshot that is stored here and shown to the engine.
@@ -121,7 +123,8 @@ impl Node {
         });
     }
 
-    /// Appends commands to the log as one proposal. `None`: this node cannot propose, and nothing happened.
+    /// Appends commands to the log as one proposal. `None`: this node cannot propose, and nothing
+    /// happened.
     pub(crate) fn handle_proposal(&mut self, commands: Vec<Bytes>) -> Option<LogId> {
         if !self.can_propose() || commands.is_empty() {
             return None;
@@ -193,7 +196,8 @@ impl Node {
             }
             node.raw.advance_apply_to(applied.index);
             if node.is_leader() && node.raw.raft.prs().conf().to_conf_state().auto_leave {
-                // The engine appends the entry that leaves the joint configuration, but tells nobody.
+                // The engine appends the entry that leaves the joint configuration, but tells
+                // nobody.
                 node.raw.raft.bcast_append();
             }
         });
@@ -318,7 +322,8 @@ impl Node {
         self.raw.raft.state == StateRole::Leader
     }
 
-    /// Whether it leads and has committed an entry of its own term: only then its commit index is the cluster's.
+    /// Whether it leads and has committed an entry of its own term: only then its commit index is
+    /// the cluster's.
     pub(crate) fn is_established(&self) -> bool {
         self.is_leader() && self.raw.raft.commit_to_current_term()
     }
@@ -383,7 +388,8 @@ impl Node {
         self.installing.is_some()
     }
 
-    /// How far a peer has the log, as this leader knows: matched index, heard of lately, being sent a snapshot.
+    /// How far a peer has the log, as this leader knows: matched index, heard of lately, being sent
+    /// a snapshot.
     pub(crate) fn progress(&self, peer: u64) -> Option<(u64, bool, bool)> {
         let progress = self.raw.raft.prs().get(peer)?;
         let snapshot = progress.state == raft::ProgressState::Snapshot;
@@ -428,7 +434,8 @@ impl Node {
         self.history.forget_before(to);
     }
 
-    /// Sends followers all that they may be sent: the engine sends one message a proposal and then waits a round trip.
+    /// Sends followers all that they may be sent: the engine sends one message a proposal and then
+    /// waits a round trip.
     fn pump(&mut self) {
         let raft = &mut self.raw.raft;
         let last = raft.raft_log.last_index();
@@ -447,7 +454,8 @@ impl Node {
         }
     }
 
-    /// Runs an input, then takes everything out of the engine. A panic of the engine ends the node, not the process.
+    /// Runs an input, then takes everything out of the engine. A panic of the engine ends the node,
+    /// not the process.
     fn guarded(&mut self, input: impl FnOnce(&mut Self)) {
         if self.fatal.is_some() || self.installing.is_some() {
             return;

@@ -38,8 +38,8 @@ impl<T> Proposals<T> {
         taken
     }
 
-    /// Takes out, oldest first, everyone for whom `over` says so; stops at the first it does not, since the
-    /// order of entries is the order of deadlines.
+    /// Takes out, oldest first, everyone for whom `over` says so; stops at the first it does not,
+    /// since the order of entries is the order of deadlines.
     pub(crate) fn take_while(&mut self, mut over: impl FnMut(&T) -> bool) -> Vec<T> {
         let count = self.waiting.iter().take_while(|(_, caller)| over(caller)).count();
         let mut taken: Vec<T> = self.waiting.drain(..count).map(|(_, caller)| caller).collect();

@@ -23,8 +23,8 @@ impl<T> Reads<T> {
         self.waiting.push(caller);
     }
 
-    /// Starts a round if somebody waits and none is under way. One that begins while another is under way must not
-    /// join it: its index may be older than the read.
+    /// Starts a round if somebody waits and none is under way. One that begins while another is
+    /// under way must not join it: its index may be older than the read.
     pub(crate) fn begin(&mut self) -> Option<u64> {
         if self.round.is_some() || self.waiting.is_empty() {
             return None;

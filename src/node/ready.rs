@@ -1,4 +1,5 @@
-//! Turns what the engine has ready into writes, messages and work: the one place where its cycle is driven.
+//! Turns what the engine has ready into writes, messages and work: the one place where its cycle is
+//! driven.
 
 use raft::eraftpb::{self, EntryType, MessageType};
 use raft::{Ready, StateRole};
@@ -68,13 +69,15 @@ impl Node {
     }
 
     fn plan_messages(&mut self, ready: &mut Ready) {
-        // W1: what a leader may send at once tells of its term, which must be durable before anybody hears of it.
+        // W1: what a leader may send at once tells of its term, which must be durable before
+        // anybody hears of it.
         let vote_durable = self.vote_barrier <= self.durable;
         for message in ready.take_messages() {
             self.plan_message(&message, vote_durable);
         }
         for message in ready.take_persisted_messages() {
-            // An answer to a heartbeat says nothing about the log, so it need not wait for the disk.
+            // An answer to a heartbeat says nothing about the log, so it need not wait for the
+            // disk.
             let at_once = vote_durable && message.msg_type == MessageType::MsgHeartbeatResponse;
             self.plan_message(&message, at_once || !self.is_writing());
         }
@@ -113,8 +116,8 @@ impl Node {
         }
     }
 
-    /// Entries that are committed and durable here. Configuration changes take effect in the engine now, in order,
-    /// exactly once; the rest waits for the state machine.
+    /// Entries that are committed and durable here. Configuration changes take effect in the engine
+    /// now, in order, exactly once; the rest waits for the state machine.
     fn hand_out(&mut self, committed: &[eraftpb::Entry]) {
         for entry in committed {
             self.appliable = entry.index;
@@ -177,7 +180,8 @@ fn incoming_snapshot(ready: &Ready, staged: &Option<SnapshotMeta>) -> Option<Sna
 }
 
 impl Node {
-    /// The membership in the engine after `entry`; an impossible change changes nothing, on every node alike.
+    /// The membership in the engine after `entry`; an impossible change changes nothing, on every
+    /// node alike.
     pub(super) fn apply_change(&mut self, entry: &eraftpb::Entry) {
         let Some(change) = engine::parse_change(&entry.data) else { return };
         let record = engine::change_from_engine(&entry.data);
@@ -192,7 +196,8 @@ impl Node {
         self.step_down_if_removed();
     }
 
-    /// A leader that votes no more would lead for ever and elect nobody; the engine leaves this to us (3.10).
+    /// A leader that votes no more would lead for ever and elect nobody; the engine leaves this to
+    /// us (3.10).
     fn step_down_if_removed(&mut self) {
         let id = self.raw.raft.id;
         let votes = self.raw.raft.prs().conf().to_conf_state();

@@ -1,4 +1,5 @@
-//! What waits to be written: everything that arrives while one write is under way becomes the next (group commit).
+//! What waits to be written: everything that arrives while one write is under way becomes the next
+//! (group commit).
 
 use crate::id::LogId;
 use crate::storage::{Base, Entry, HardState, WriteBatch};
@@ -42,7 +43,8 @@ impl Writes {
         Self { handed: last, ..Self::default() }
     }
 
-    /// Adds entries and what goes with them. Says whether they replace some that were handed over before.
+    /// Adds entries and what goes with them. Says whether they replace some that were handed over
+    /// before.
     pub(super) fn add(
         &mut self,
         number: u64,
@@ -76,8 +78,8 @@ impl Writes {
         self.lazy_hard_state = Some(state);
     }
 
-    /// Messages that leave when everything up to now is durable. Acknowledgements are cumulative, so a newer
-    /// one replaces an older one to the same peer.
+    /// Messages that leave when everything up to now is durable. Acknowledgements are cumulative,
+    /// so a newer one replaces an older one to the same peer.
     pub(super) fn then_send(&mut self, outgoing: Outgoing) {
         if is_ack(&outgoing.message) {
             self.next.then_send.retain(|old| {

@@ -1,5 +1,6 @@
-//! Nomad's Raft operator HTTP API over a [`Raft`]: `parse` reads a request, [`OperatorApi`] carries it out,
-//! `render` writes the response. `docs/operator-api.md` says where it differs from Nomad, and why.
+//! Nomad's Raft operator HTTP API over a [`Raft`]: `parse` reads a request, [`OperatorApi`] carries
+//! it out, `render` writes the response. `docs/operator-api.md` says where it differs from Nomad,
+//! and why.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,7 +67,8 @@ impl OperatorApi {
         parse::owns(path)
     }
 
-    /// In Nomad's order: the region, a leader (unless stale is good enough), the token, then the call itself.
+    /// In Nomad's order: the region, a leader (unless stale is good enough), the token, then the
+    /// call itself.
     async fn execute(&self, call: &Call, token: Option<&str>) -> Result<Reply, ApiError> {
         if call.region.as_deref().is_some_and(|region| region != self.config.region) {
             return Err(ApiError::no_path_to_region());

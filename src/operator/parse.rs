@@ -1,4 +1,5 @@
-//! Reads requests. Pure: it knows paths, methods and parameters, and no cluster. The order of the checks is Nomad's.
+//! Reads requests. Pure: it knows paths, methods and parameters, and no cluster. The order of the
+//! checks is Nomad's.
 
 use std::net::IpAddr;
 
@@ -29,7 +30,8 @@ pub(super) enum Verb {
 /// Which server is meant.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Selector {
-    /// What it is no IP and port for is still good if it is a member's address; only the cluster knows that.
+    /// What it is no IP and port for is still good if it is a member's address; only the cluster
+    /// knows that.
     Address {
         text: String,
         malformed: Option<String>,
@@ -151,7 +153,8 @@ fn transfer(head: &Parts, query: &Query) -> Result<Call, ApiError> {
     Err(ApiError::bad_request(refused))
 }
 
-/// The parameters, as Go reads them: a pair with a semicolon or a bad escape is dropped without a word.
+/// The parameters, as Go reads them: a pair with a semicolon or a bad escape is dropped without a
+/// word.
 struct Query(Vec<(String, String)>);
 
 impl Query {

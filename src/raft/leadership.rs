@@ -8,7 +8,8 @@ use crate::error::{Fatal, NoLeader};
 use crate::id::NodeId;
 
 impl Raft {
-    /// Hands leadership over to `to` (thesis 3.10); returns when it leads. Nothing to do if it leads already.
+    /// Hands leadership over to `to` (thesis 3.10); returns when it leads. Nothing to do if it
+    /// leads already.
     ///
     /// Any node takes it. Commands wait meanwhile, or go to the new leader.
     ///

@@ -18,8 +18,8 @@ use crate::state_machine::BoxError;
 use crate::storage::StorageError;
 
 impl Raft {
-    /// Starts a node on what its stores hold. One with empty stores is blank: it does nothing until it is told to
-    /// [`bootstrap`](Self::bootstrap) or [`join`](Self::join).
+    /// Starts a node on what its stores hold. One with empty stores is blank: it does nothing until
+    /// it is told to [`bootstrap`](Self::bootstrap) or [`join`](Self::join).
     ///
     /// # Errors
     ///
@@ -33,8 +33,8 @@ impl Raft {
 
     /// Forms a new cluster of `members`, this server among them, on an empty store.
     ///
-    /// The usual way is a cluster of this one server, which the others join. Several first members are possible too:
-    /// each must be told to bootstrap with the very same list.
+    /// The usual way is a cluster of this one server, which the others join. Several first members
+    /// are possible too: each must be told to bootstrap with the very same list.
     ///
     /// # Errors
     ///
@@ -60,7 +60,8 @@ impl Raft {
         answered.await.unwrap_or_else(|_| Err(self.fatal().into()))
     }
 
-    /// Ends the node: takes nothing more, finishes the write under way, lets go of its stores and its transport.
+    /// Ends the node: takes nothing more, finishes the write under way, lets go of its stores and
+    /// its transport.
     ///
     /// Whoever waits is told. A leader does not hand over by itself; see
     /// [`transfer_leadership`](Self::transfer_leadership).
@@ -81,7 +82,8 @@ impl Raft {
         }
     }
 
-    /// Why the node has stopped; [`Fatal::Shutdown`] too if its task was simply dropped with its runtime.
+    /// Why the node has stopped; [`Fatal::Shutdown`] too if its task was simply dropped with its
+    /// runtime.
     pub(super) fn fatal(&self) -> Fatal {
         self.status().stopped.unwrap_or(Fatal::Shutdown)
     }
@@ -94,7 +96,8 @@ impl Raft {
         self.handle.runtime.now() + self.handle.verb_timeout
     }
 
-    /// Waits for the status to change, or a few ticks; `false` when `deadline` has passed or the node has stopped.
+    /// Waits for the status to change, or a few ticks; `false` when `deadline` has passed or the
+    /// node has stopped.
     pub(super) async fn wait_for_change(&self, deadline: Instant) -> bool {
         let now = self.handle.runtime.now();
         if now >= deadline || self.check_running().is_err() {
@@ -152,7 +155,8 @@ pub enum BootstrapError {
     /// The store has state already.
     #[error("the store has state already; a cluster is formed on empty stores only")]
     NotBlank,
-    /// This server is not among the first members, or none of them votes, or two share an id or address.
+    /// This server is not among the first members, or none of them votes, or two share an id or
+    /// address.
     #[error("impossible first membership: {0}")]
     Membership(&'static str),
     /// The node has stopped.

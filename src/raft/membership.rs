@@ -9,8 +9,8 @@ use crate::membership::{Change, Membership, MembershipError};
 impl Raft {
     /// Changes the membership; returns the new one when it is in force.
     ///
-    /// Any node takes it. One change is made at a time: while another is under way this one waits for its turn. A
-    /// leader that is to be removed hands leadership over first.
+    /// Any node takes it. One change is made at a time: while another is under way this one waits
+    /// for its turn. A leader that is to be removed hands leadership over first.
     ///
     /// # Errors
     ///
@@ -20,8 +20,9 @@ impl Raft {
         self.change(change, None).await
     }
 
-    /// Like [`change_membership`](Self::change_membership), but only if the membership still is that of the entry at
-    /// `planned_on` ([`Membership::index`]), so that two operators cannot overtake each other.
+    /// Like [`change_membership`](Self::change_membership), but only if the membership still is
+    /// that of the entry at `planned_on` ([`Membership::index`]), so that two operators cannot
+    /// overtake each other.
     ///
     /// # Errors
     ///

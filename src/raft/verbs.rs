@@ -11,13 +11,15 @@ use crate::id::LogId;
 impl Raft {
     /// Replicates `command`, applies it, and gives what the state machine answered here.
     ///
-    /// Any node takes it: one that does not lead passes it on, and the answer is what *its* state machine says, so
-    /// that whoever asked reads its own write here. Dropping the future does not take the command back.
+    /// Any node takes it: one that does not lead passes it on, and the answer is what *its* state
+    /// machine says, so that whoever asked reads its own write here. Dropping the future does not
+    /// take the command back.
     ///
     /// # Errors
     ///
-    /// All but [`ProposeError::Unknown`] promise that the command was not applied and never will be. It ends within
-    /// [`Config::verb_timeout`](crate::Config::verb_timeout), give or take a tick.
+    /// All but [`ProposeError::Unknown`] promise that the command was not applied and never will
+    /// be. It ends within [`Config::verb_timeout`](crate::Config::verb_timeout), give or take a
+    /// tick.
     pub async fn propose(&self, command: impl Into<Bytes>) -> Result<Applied, ProposeError> {
         let command = command.into();
         let shared = self.shared();
@@ -36,7 +38,8 @@ impl Raft {
             }
             Err(Rejected::Closed(_)) => return Err(self.fatal().into()),
         }
-        // A task that was dropped in the middle, as a runtime does when it shuts down, leaves the outcome open.
+        // A task that was dropped in the middle, as a runtime does when it shuts down, leaves the
+        // outcome open.
         answered.await.unwrap_or(Err(ProposeError::Unknown))
     }
 
@@ -72,7 +75,8 @@ pub struct Applied {
     pub answer: Bytes,
 }
 
-/// Why a command was not applied. All but [`Unknown`](Self::Unknown) promise that it was not and never will be.
+/// Why a command was not applied. All but [`Unknown`](Self::Unknown) promise that it was not and
+/// never will be.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProposeError {
@@ -99,8 +103,9 @@ pub enum ProposeError {
         /// The limit.
         bytes_max: usize,
     },
-    /// It may still be applied, or may not: the deadline passed, or the leader was lost, while it was under way. To
-    /// be safe, propose only commands that may be repeated, or read before trying again.
+    /// It may still be applied, or may not: the deadline passed, or the leader was lost, while it
+    /// was under way. To be safe, propose only commands that may be repeated, or read before trying
+    /// again.
     #[error("the outcome is not known")]
     Unknown,
 }

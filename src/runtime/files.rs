@@ -8,20 +8,22 @@ use bytes::Bytes;
 
 /// A directory of files, with the operations of which durability is made.
 ///
-/// Names are plain file names within the one directory (letters, digits, `-`, `_`, `.`), never paths. What is
-/// durable is exactly what POSIX promises, so that a simulated disk may lose the rest: a file's bytes after
-/// `SyncData`; a name (created, renamed, removed) after `SyncDir`.
+/// Names are plain file names within the one directory (letters, digits, `-`, `_`, `.`), never
+/// paths. What is durable is exactly what POSIX promises, so that a simulated disk may lose the
+/// rest: a file's bytes after `SyncData`; a name (created, renamed, removed) after `SyncDir`.
 ///
 /// # To implement
 ///
-/// Calls of [`run`](Files::run) are executed one after the other, in the order they were made, and none
-/// returns before its operations are done. A future that is dropped does not undo what it began.
+/// Calls of [`run`](Files::run) are executed one after the other, in the order they were made, and
+/// none returns before its operations are done. A future that is dropped does not undo what it
+/// began.
 #[async_trait]
 pub trait Files: Debug + Send + Sync + 'static {
-    /// Takes the directory for this process alone, making it first where it is missing; kept until all clones of
-    /// the `Files` are gone or the process ends, however it ends.
+    /// Takes the directory for this process alone, making it first where it is missing; kept until
+    /// all clones of the `Files` are gone or the process ends, however it ends.
     ///
-    /// Fails with [`io::ErrorKind::WouldBlock`] if another process, or another `Files` of this one, has it.
+    /// Fails with [`io::ErrorKind::WouldBlock`] if another process, or another `Files` of this one,
+    /// has it.
     async fn lock(&self) -> io::Result<()>;
 
     /// The names of all files and their lengths in bytes, in order of name.

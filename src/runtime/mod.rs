@@ -1,5 +1,6 @@
-//! What the library needs from an async runtime: tasks, time, chance ([`Runtime`]); sockets ([`Net`]); the
-//! disk ([`Files`]). Three traits, so that an embedder without sockets or disk need not pretend.
+//! What the library needs from an async runtime: tasks, time, chance ([`Runtime`]); sockets
+//! ([`Net`]); the disk ([`Files`]). Three traits, so that an embedder without sockets or disk need
+//! not pretend.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -43,11 +44,12 @@ pub type BoxFuture<'a, T = ()> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 ///
 /// # To implement
 ///
-/// Forty lines on most runtimes; `src/runtime/smol.rs` is one to copy. Nothing may block, except inside
-/// `spawn_blocking`. Every method may be called from any thread, also one that the runtime does not know.
+/// Forty lines on most runtimes; `src/runtime/smol.rs` is one to copy. Nothing may block, except
+/// inside `spawn_blocking`. Every method may be called from any thread, also one that the runtime
+/// does not know.
 pub trait Runtime: Debug + Send + Sync + 'static {
-    /// Drives `task` to completion in the background; nobody waits for it, and it is never cancelled
-    /// while the runtime lives.
+    /// Drives `task` to completion in the background; nobody waits for it, and it is never
+    /// cancelled while the runtime lives.
     fn spawn(&self, task: BoxFuture<'static>);
 
     /// The current instant of the monotonic clock.
@@ -58,8 +60,8 @@ pub trait Runtime: Debug + Send + Sync + 'static {
 
     /// Runs `work` where blocking is allowed; the future ends when it has ended.
     ///
-    /// For short jobs only, never for a loop: a runtime may have few threads for it. Dropping the future does
-    /// not stop what has begun. A panic of `work` may
+    /// For short jobs only, never for a loop: a runtime may have few threads for it. Dropping the
+    /// future does not stop what has begun. A panic of `work` may
     /// leave the future pending for ever or be passed on, but must not end the process.
     fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static>;
 

@@ -9,8 +9,8 @@ use futures::io::{AsyncRead, AsyncWrite};
 
 /// The stream sockets of a runtime.
 ///
-/// Addresses are strings: what one means is the adapter's business. The adapters here take `host:port`
-/// and resolve names.
+/// Addresses are strings: what one means is the adapter's business. The adapters here take
+/// `host:port` and resolve names.
 #[async_trait]
 pub trait Net: Debug + Send + Sync + 'static {
     /// Connects to `address`. Small writes leave at once (no Nagle delay).
@@ -32,7 +32,8 @@ pub trait Listener: Send {
     fn local_address(&self) -> io::Result<String>;
 }
 
-/// A connection: bytes in both directions, in order. `poll_close` ends the writing half; dropping ends both.
+/// A connection: bytes in both directions, in order. `poll_close` ends the writing half; dropping
+/// ends both.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}

@@ -17,9 +17,10 @@ use super::files::{FileId, FileOp, Files, OpenMode};
 
 /// A directory of this machine's file system.
 ///
-/// Two threads of its own do the work, one for everything that changes, one for reading, so that reads never queue behind
-/// a sync, and so that syncs need no pool whose order is anybody's guess. They end with the last handle. A call waits
-/// in a queue that holds as many as there are callers: a store makes one change at a time.
+/// Two threads of its own do the work, one for everything that changes, one for reading, so that
+/// reads never queue behind a sync, and so that syncs need no pool whose order is anybody's guess.
+/// They end with the last handle. A call waits in a queue that holds as many as there are callers:
+/// a store makes one change at a time.
 #[derive(Debug)]
 pub struct OsFiles {
     directory: PathBuf,

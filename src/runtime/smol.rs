@@ -13,7 +13,8 @@ use super::{BoxFuture, BoxStream, Listener, Net, Runtime, Timer};
 
 /// smol: its global executor, timers, TCP sockets and threads for blocking work.
 ///
-/// Nothing needs to be started: the first task starts the executor's thread (`SMOL_THREADS` says how many).
+/// Nothing needs to be started: the first task starts the executor's thread (`SMOL_THREADS` says
+/// how many).
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Smol;

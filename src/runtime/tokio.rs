@@ -15,9 +15,9 @@ use super::{BoxFuture, BoxStream, Listener, Net, Runtime, Timer};
 
 /// tokio: the tasks, timers, TCP sockets and blocking threads of one of its runtimes.
 ///
-/// The runtime must have its timers and sockets switched on (`enable_all`), and must be kept alive and
-/// driven by the application. Works from any thread, also from one outside the runtime. The clock is
-/// tokio's, so that a paused one is obeyed.
+/// The runtime must have its timers and sockets switched on (`enable_all`), and must be kept alive
+/// and driven by the application. Works from any thread, also from one outside the runtime. The
+/// clock is tokio's, so that a paused one is obeyed.
 #[derive(Clone, Debug)]
 pub struct Tokio(Handle);
 
@@ -91,7 +91,8 @@ impl Listener for TokioListener {
     }
 }
 
-/// Polls a future inside a runtime: a new socket registers itself with the runtime it finds around it.
+/// Polls a future inside a runtime: a new socket registers itself with the runtime it finds around
+/// it.
 struct Inside<'a, F> {
     runtime: &'a Handle,
     future: Pin<Box<F>>,

@@ -11,8 +11,9 @@ use crate::id::{LogId, NodeId};
 pub struct Entry {
     pub(crate) log_id: LogId,
     pub(crate) kind: EntryKind,
-    /// The application's command; the library's own record for [`EntryKind::System`]; an encoded change record for
-    /// [`EntryKind::Change`], empty for the one that leaves a joint configuration.
+    /// The application's command; the library's own record for [`EntryKind::System`]; an encoded
+    /// change record for [`EntryKind::Change`], empty for the one that leaves a joint
+    /// configuration.
     pub(crate) data: Bytes,
 }
 
@@ -52,7 +53,8 @@ impl Entry {
         Self::HEAD_LEN + self.data.len()
     }
 
-    /// The first [`HEAD_LEN`](Self::HEAD_LEN) bytes of the encoded form; [`payload`](Self::payload) is the rest.
+    /// The first [`HEAD_LEN`](Self::HEAD_LEN) bytes of the encoded form; [`payload`](Self::payload)
+    /// is the rest.
     #[must_use]
     pub fn head(&self) -> [u8; Self::HEAD_LEN] {
         let mut head = [0; Self::HEAD_LEN];
@@ -105,7 +107,8 @@ impl Entry {
     pub const HEAD_LEN: usize = 17;
 }
 
-/// What a server promised: the term it knows, whom it voted for in it, how far it knows the log committed.
+/// What a server promised: the term it knows, whom it voted for in it, how far it knows the log
+/// committed.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct HardState {
     pub(crate) term: u64,

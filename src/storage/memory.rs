@@ -1,4 +1,5 @@
-//! Stores that live in memory, with a crash model. For tests and benchmarks: nothing survives the process.
+//! Stores that live in memory, with a crash model. For tests and benchmarks: nothing survives the
+//! process.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -21,8 +22,8 @@ use crate::runtime::ByteReader;
 
 /// A log in memory. **Nothing survives the process**: for tests, benchmarks and trying things out.
 ///
-/// A clone is the same memory: hand one to a node, keep one, and after [`crash`](Self::crash) hand out another, as one
-/// would start a server again on the disk it had.
+/// A clone is the same memory: hand one to a node, keep one, and after [`crash`](Self::crash) hand
+/// out another, as one would start a server again on the disk it had.
 #[derive(Clone)]
 pub struct MemoryLogStore {
     disk: Arc<Mutex<Disk>>,
@@ -34,7 +35,8 @@ pub struct MemoryLogStore {
 struct Disk {
     log: Log,
     generation: u64,
-    /// The log as of the last sync, and what was written since; kept only while there is something to lose.
+    /// The log as of the last sync, and what was written since; kept only while there is something
+    /// to lose.
     unsynced: Option<(Log, Vec<WriteBatch>)>,
     fail_next: bool,
     failed: bool,
@@ -55,8 +57,9 @@ impl MemoryLogStore {
         Self { disk: Arc::default(), generation: 0 }
     }
 
-    /// Crashes the server that had this log: of the batches written since the last sync, the first `keep` survive,
-    /// each whole. Handles from before can neither read nor write any more; the returned one can.
+    /// Crashes the server that had this log: of the batches written since the last sync, the first
+    /// `keep` survive, each whole. Handles from before can neither read nor write any more; the
+    /// returned one can.
     #[must_use]
     pub fn crash(&self, keep: usize) -> Self {
         let mut disk = self.lock();

@@ -1,4 +1,5 @@
-//! What must survive a crash: the log with the hard state ([`LogStore`]) and snapshots ([`SnapshotStore`]).
+//! What must survive a crash: the log with the hard state ([`LogStore`]) and snapshots
+//! ([`SnapshotStore`]).
 
 use std::fmt::Debug;
 use std::io;
@@ -27,16 +28,18 @@ pub use self::memory::{MemoryLogStore, MemorySnapshotStore};
 ///
 /// # To implement
 ///
-/// One caller at a time: a running job owns the store. `write` is all or nothing, also across a crash. The first
-/// failure is final: after it the node stops, and neither `write` nor a sync is tried again. The
-/// returned futures never block the executor: a store on files owns a thread or uses one.
+/// One caller at a time: a running job owns the store. `write` is all or nothing, also across a
+/// crash. The first failure is final: after it the node stops, and neither `write` nor a sync is
+/// tried again. The returned futures never block the executor: a store on files owns a thread or
+/// uses one.
 #[async_trait]
 pub trait LogStore: Send + 'static {
     /// Reads what survived. Called once, before anything else.
     async fn recover(&mut self) -> Result<Recovered, StorageError>;
 
     /// Writes a batch; when it returns, all of it can be read back, and, if `batch.sync`, all of it
-    /// and everything before it survives a crash. Without `sync` a crash may lose the batch, but not a part of it.
+    /// and everything before it survives a crash. Without `sync` a crash may lose the batch, but
+    /// not a part of it.
     async fn write(&mut self, batch: WriteBatch) -> Result<(), StorageError>;
 
     /// A handle for reading, which never queues behind writes.
@@ -64,7 +67,8 @@ pub struct WriteBatch {
     pub reset_to: Option<Base>,
     /// Forget the entries up to and including this place; later ones stay.
     pub compact_to: Option<Base>,
-    /// Entries to append, without a hole; they replace any at the same index and every one behind it.
+    /// Entries to append, without a hole; they replace any at the same index and every one behind
+    /// it.
     pub entries: Vec<Entry>,
     /// The new hard state.
     pub hard_state: Option<HardState>,
@@ -76,7 +80,8 @@ pub struct WriteBatch {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[expect(clippy::exhaustive_structs, reason = "stores take it apart, tests build it by literal")]
 pub struct Base {
-    /// The place of the last entry that is not in the log any more; zero for a log that never lost one.
+    /// The place of the last entry that is not in the log any more; zero for a log that never lost
+    /// one.
     pub log_id: LogId,
     /// The library's own state at that place (membership and more), opaque to a store.
     pub system: Bytes,
@@ -114,22 +119,24 @@ pub struct Recovered {
     pub dropped_bytes: u64,
 }
 
-/// Snapshots of one group on one server. They are few, large, and never changed once they are there.
+/// Snapshots of one group on one server. They are few, large, and never changed once they are
+/// there.
 ///
 /// # To implement
 ///
-/// A snapshot is durable when `commit` returns and not there at all before. Files left behind by a crash
-/// are removed.
+/// A snapshot is durable when `commit` returns and not there at all before. Files left behind by a
+/// crash are removed.
 #[async_trait]
 pub trait SnapshotStore: Debug + Send + Sync + 'static {
-    /// Begins a snapshot; `meta.size_bytes` is a hint here. One of the same `log_id` is replaced on commit.
+    /// Begins a snapshot; `meta.size_bytes` is a hint here. One of the same `log_id` is replaced on
+    /// commit.
     async fn create(&self, meta: SnapshotMeta) -> Result<Box<dyn SnapshotSink>, StorageError>;
 
     /// All snapshots, the newest (highest `log_id`) first.
     async fn list(&self) -> Result<Vec<SnapshotMeta>, StorageError>;
 
-    /// Reads a snapshot from byte `from` on. Damage shows as an error of the reader, never as wrong bytes. A
-    /// reader goes on working when the snapshot is removed meanwhile.
+    /// Reads a snapshot from byte `from` on. Damage shows as an error of the reader, never as wrong
+    /// bytes. A reader goes on working when the snapshot is removed meanwhile.
     async fn open(&self, meta: &SnapshotMeta, from: u64) -> Result<ByteReader, StorageError>;
 
     /// Deletes a snapshot; one that is not there is fine.

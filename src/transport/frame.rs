@@ -1,7 +1,8 @@
-//! Frames on a byte stream: a length that is checked before anything is reserved, a checksum, a kind.
+//! Frames on a byte stream: a length that is checked before anything is reserved, a checksum, a
+//! kind.
 //!
-//! Shared by the transports that run over streams. A frame is its length (`u32`, little-endian, of the payload), the
-//! CRC-32C of kind and payload, the kind (one byte), the payload.
+//! Shared by the transports that run over streams. A frame is its length (`u32`, little-endian, of
+//! the payload), the CRC-32C of kind and payload, the kind (one byte), the payload.
 
 use std::io;
 

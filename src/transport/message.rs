@@ -1,6 +1,7 @@
 //! The one thing servers exchange, and its bytes.
 //!
-//! Opaque to transports, so that neither the codec nor the consensus engine leaks. `docs/formats.md` has the layout.
+//! Opaque to transports, so that neither the codec nor the consensus engine leaks.
+//! `docs/formats.md` has the layout.
 
 use std::fmt;
 use std::sync::Arc;
@@ -594,7 +595,8 @@ impl Reader {
         Ok(bytes)
     }
 
-    /// A count of things of at least `least` bytes each, so that a lie cannot make us reserve memory.
+    /// A count of things of at least `least` bytes each, so that a lie cannot make us reserve
+    /// memory.
     fn count(&mut self, least: usize) -> Result<usize, DecodeError> {
         let count = self.0.try_get_u32_le()? as usize;
         if count > self.0.len() / least {

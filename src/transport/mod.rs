@@ -20,13 +20,14 @@ pub use self::message::{DecodeError, Frame, Message};
 ///
 /// # To implement
 ///
-/// `send` queues or drops, and says which; it is called by the task that also sends heartbeats, so a slow peer
-/// must never hold it up. The address comes with each call; a transport keeps no directory. What arrives goes
-/// into the [`Inbox`] of its group. Loss, delay, duplication and reordering are all allowed; damage is not: check
-/// what you receive.
+/// `send` queues or drops, and says which; it is called by the task that also sends heartbeats, so
+/// a slow peer must never hold it up. The address comes with each call; a transport keeps no
+/// directory. What arrives goes into the [`Inbox`] of its group. Loss, delay, duplication and
+/// reordering are all allowed; damage is not: check what you receive.
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {
-    /// Hands over where received messages of `inbox.local().group` go. Once per group, before the first send.
+    /// Hands over where received messages of `inbox.local().group` go. Once per group, before the
+    /// first send.
     fn attach(&self, inbox: Arc<dyn Inbox>);
 
     /// Queues `message` for `peer`, or drops it and says so.
@@ -35,7 +36,8 @@ pub trait Transport: Send + Sync + 'static {
     /// [`Inbox::unreachable`], once per lost connection.
     fn send(&self, peer: &Peer, message: Message) -> Result<(), TransportError>;
 
-    /// Sends `head` and all of `body` to `peer`, on a path of its own; returns with the receiver's verdict.
+    /// Sends `head` and all of `body` to `peer`, on a path of its own; returns with the receiver's
+    /// verdict.
     async fn send_stream(
         &self,
         peer: &Peer,
@@ -43,13 +45,14 @@ pub trait Transport: Send + Sync + 'static {
         body: ByteReader,
     ) -> Result<(), TransportError>;
 
-    /// `peer` has left the cluster: its connection may be closed. Sending to it afterwards is not an error.
+    /// `peer` has left the cluster: its connection may be closed. Sending to it afterwards is not
+    /// an error.
     fn disconnect(&self, group: GroupId, peer: NodeId) {
         let _ = (group, peer);
     }
 
-    /// Ends what [`attach`](Self::attach) began; when it returns, no task of this group runs and nothing
-    /// is delivered any more.
+    /// Ends what [`attach`](Self::attach) began; when it returns, no task of this group runs and
+    /// nothing is delivered any more.
     async fn detach(&self, group: GroupId);
 }
 
@@ -59,8 +62,8 @@ pub trait Inbox: Send + Sync + 'static {
     /// Who we are, for handshakes. Ask each time: the cluster changes when a blank server joins.
     fn local(&self) -> Local;
 
-    /// Delivers a message. One for another cluster, group or server is dropped and counted, and so is
-    /// any while the node is too busy, as on a lossy wire.
+    /// Delivers a message. One for another cluster, group or server is dropped and counted, and so
+    /// is any while the node is too busy, as on a lossy wire.
     fn deliver(&self, message: Message);
 
     /// Reports that what was last sent to `peer` may not have arrived.
@@ -69,7 +72,8 @@ pub trait Inbox: Send + Sync + 'static {
     /// Delivers a stream; returns when all of it has been taken, or why it was not.
     async fn receive_stream(&self, head: Message, body: ByteReader) -> Result<(), StreamRefused>;
 
-    /// Whether a server of this cluster may talk to us: the same cluster, or one of the two is blank.
+    /// Whether a server of this cluster may talk to us: the same cluster, or one of the two is
+    /// blank.
     ///
     /// For handshakes, so that a wrong peer is refused before it sends anything.
     fn accepts(&self, cluster: ClusterId, node: NodeId) -> bool;
@@ -91,7 +95,8 @@ pub struct Local {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[expect(clippy::exhaustive_structs, reason = "tests of transports build it by literal")]
 pub struct Peer {
-    /// The server that must answer there; `None` for whoever does, which only a joining server asks for.
+    /// The server that must answer there; `None` for whoever does, which only a joining server asks
+    /// for.
     pub id: Option<NodeId>,
     /// Where it is, in the transport's own terms.
     pub address: String,

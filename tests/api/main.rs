@@ -1,5 +1,5 @@
-//! What the library promises to applications, from one source on every runtime: on smol, async-std and tokio in real
-//! time, and in the simulator in virtual time.
+//! What the library promises to applications, from one source on every runtime: on smol, async-std
+//! and tokio in real time, and in the simulator in virtual time.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -7,7 +7,8 @@ pub(crate) async fn a_server_joins_and_becomes_a_voter(mut cluster: Cluster) {
     cluster.write(leader, "before").await;
     for n in 2..=3 {
         cluster.start(n).await;
-        // Any member can be asked; one that does not lead passes it on. An address where nobody is does no harm.
+        // Any member can be asked; one that does not lead passes it on. An address where nobody is
+        // does no harm.
         let asked = [address(77), address(n - 1)];
         cluster.raft(n).join(&asked).await.unwrap();
         cluster

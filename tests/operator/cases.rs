@@ -203,6 +203,12 @@ fn transferring_checks_in_nomads_order() {
             table(&cluster, &[("PUT", &uri, 400, TEXT, text), ("POST", &uri, 400, TEXT, text)])
                 .await;
         }
+    });
+}
+
+#[test]
+fn a_transfer_answers_when_the_target_leads_or_says_why_it_does_not() {
+    on_cluster(|cluster| async move {
         let place = |n: u64| format!("{{\"Address\":\"{}\",\"ID\":\"{}\"}}", address(n), id(n));
         let body = |from: u64, to: u64, noop: bool| {
             format!(

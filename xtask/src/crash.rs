@@ -1,5 +1,5 @@
-//! Kills random servers of a real three-process cluster while it is written to, and looks whether anything that was
-//! acknowledged is missing.
+//! Kills random servers of a real three-process cluster while it is written to, and looks whether
+//! anything that was acknowledged is missing.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -99,7 +99,7 @@ fn under_load(
         .collect();
     let mut outcome = Ok(());
     for cycle in 1..=options.cycles {
-        pause(dice.u64(50..400));
+        pause(dice.u64(200..2_500));
         // Now and then two at once: nobody may write then, but nothing may be lost either.
         let victims = if dice.u8(..5) == 0 { 2 } else { 1 };
         let from = dice.usize(..3);

@@ -65,7 +65,8 @@ fn one_change_at_a_time_and_only_on_the_membership_it_was_planned_on() {
     assert!(cluster.node(leader).handle_change(&add(5), None).unwrap().is_some());
 }
 
-/// Without it the removed leader would lead for ever: it hears nobody, and nobody campaigns while it is heard.
+/// Without it the removed leader would lead for ever: it hears nobody, and nobody campaigns while
+/// it is heard.
 #[test]
 fn a_leader_that_is_removed_steps_down_and_the_others_elect() {
     let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);

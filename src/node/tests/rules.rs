@@ -24,7 +24,8 @@ fn three_servers_elect_a_leader_and_apply_the_same_commands() {
     }
 }
 
-/// W1: a single voter elects itself; without the rule its learners hear of a term that it may forget.
+/// W1: a single voter elects itself; without the rule its learners hear of a term that it may
+/// forget.
 #[test]
 fn w1_nobody_hears_of_a_term_that_is_not_durable() {
     let mut cluster = Cluster::of(&[voter(1), learner(2)]);
@@ -77,8 +78,9 @@ fn w2_entries_and_the_hard_state_that_goes_with_them_are_one_write() {
     assert!(batch.sync);
 }
 
-/// W3: entries of an old leader were being written when they were replaced and replaced back. Without the rule, the
-/// first write makes them count as stored while the disk may hold the ones between.
+/// W3: entries of an old leader were being written when they were replaced and replaced back.
+/// Without the rule, the first write makes them count as stored while the disk may hold the ones
+/// between.
 #[test]
 fn w3_entries_do_not_count_as_stored_while_their_replacement_is_being_written() {
     let members = [voter(1), voter(2), voter(3)];
@@ -110,7 +112,8 @@ fn w3_entries_do_not_count_as_stored_while_their_replacement_is_being_written() 
     assert_eq!(server.node.take_apply(1 << 20).unwrap().last, LogId { term: 2, index: 2 });
 }
 
-/// W4: a vote that is answered finds the write that carried it reported; the engine insists on that.
+/// W4: a vote that is answered finds the write that carried it reported; the engine insists on
+/// that.
 #[test]
 fn w4_persistence_is_reported_before_what_it_released_is_sent() {
     let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
@@ -136,8 +139,8 @@ fn w4_persistence_is_reported_before_what_it_released_is_sent() {
     assert_eq!(cluster.node(heir).fatal(), None);
 }
 
-/// W5: a configuration change leaves one voter, whose last entries are still being written. Without the rule it
-/// elects itself at once, and the engine panics.
+/// W5: a configuration change leaves one voter, whose last entries are still being written. Without
+/// the rule it elects itself at once, and the engine panics.
 #[test]
 fn w5_the_only_voter_does_not_campaign_while_its_log_is_not_durable() {
     let mut cluster = Cluster::of(&[voter(1), learner(2)]);

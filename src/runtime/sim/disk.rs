@@ -1,4 +1,5 @@
-//! Simulated disks: what was not synced may be lost, kept or torn, sector by sector; names that were not synced too.
+//! Simulated disks: what was not synced may be lost, kept or torn, sector by sector; names that
+//! were not synced too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -44,8 +45,8 @@ enum NameChange {
 }
 
 impl Disk {
-    /// The power goes. Names fall back to some moment since the last sync; each sector that was not synced is lost,
-    /// kept, or torn.
+    /// The power goes. Names fall back to some moment since the last sync; each sector that was not
+    /// synced is lost, kept, or torn.
     pub(super) fn crash(&mut self, dice: &mut fastrand::Rng) {
         let kept = dice.usize(..=self.name_changes.len());
         let mut names = std::mem::take(&mut self.durable_names);
@@ -191,7 +192,8 @@ impl NameChange {
     }
 }
 
-/// One directory of a simulated process's disk. Opened again, also in a later life, it is the same directory.
+/// One directory of a simulated process's disk. Opened again, also in a later life, it is the same
+/// directory.
 pub struct SimFiles {
     directory: Directory,
     holds_lock: std::sync::atomic::AtomicBool,
@@ -322,7 +324,8 @@ impl Files for SimFiles {
         })
     }
 
-    /// In a task of its own, after the run that was asked for before: a caller that lets go undoes nothing.
+    /// In a task of its own, after the run that was asked for before: a caller that lets go undoes
+    /// nothing.
     async fn run(&self, ops: Vec<FileOp>) -> io::Result<()> {
         let (ended, end) = oneshot::channel::<()>();
         let before = self.with(|disk| Ok(disk.last_run.replace(end)))?;

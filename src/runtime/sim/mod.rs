@@ -1,8 +1,10 @@
-//! A world of its own: tasks, clock, chance, sockets and disks in one thread, and one seed decides everything.
+//! A world of its own: tasks, clock, chance, sockets and disks in one thread, and one seed decides
+//! everything.
 //!
-//! Each simulated process gets a [`Runtime`] and a [`Net`] (a [`SimProcess`]) and any number of disks
-//! ([`SimFiles`]); killing it drops its tasks, resets its connections and keeps of its disks what was durable. Production
-//! code runs unmodified inside. Virtual time jumps to the next timer whenever every task waits.
+//! Each simulated process gets a [`Runtime`] and a [`Net`] (a [`SimProcess`]) and any number of
+//! disks ([`SimFiles`]); killing it drops its tasks, resets its connections and keeps of its disks
+//! what was durable. Production code runs unmodified inside. Virtual time jumps to the next timer
+//! whenever every task waits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -125,8 +127,9 @@ impl Sim {
         Arc::new(SimProcess { sim: self.clone(), id, life })
     }
 
-    /// Kills a process: its tasks are dropped where they wait, its connections are reset, its disks keep what was
-    /// durable, and of the rest what chance decides. [`process`](Self::process) then gives its next life.
+    /// Kills a process: its tasks are dropped where they wait, its connections are reset, its disks
+    /// keep what was durable, and of the rest what chance decides. [`process`](Self::process) then
+    /// gives its next life.
     pub fn kill(&self, id: u64) {
         let mut world = self.lock();
         *world.lives.entry(id).or_insert(0) += 1;
@@ -142,7 +145,8 @@ impl Sim {
         drop((tasks, unheard));
     }
 
-    /// Stops all traffic between two processes: what is under way is held back, and nobody connects.
+    /// Stops all traffic between two processes: what is under way is held back, and nobody
+    /// connects.
     pub fn partition(&self, a: u64, b: u64) {
         self.lock().net.cut(a, b);
     }
@@ -289,8 +293,8 @@ impl World {
     }
 }
 
-/// One life of a simulated process: its tasks, its view of the clock, its sockets. After the process is killed its
-/// calls have no effect any more.
+/// One life of a simulated process: its tasks, its view of the clock, its sockets. After the
+/// process is killed its calls have no effect any more.
 #[derive(Debug)]
 pub struct SimProcess {
     sim: Sim,

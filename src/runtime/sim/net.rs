@@ -17,7 +17,8 @@ use crate::runtime::{BoxStream, Listener, Runtime as _};
 #[derive(Default)]
 pub(super) struct Network {
     listeners: BTreeMap<String, Listening>,
-    /// Each connection is two pipes; pipe `2n` carries what its dialer writes, `2n + 1` the other way.
+    /// Each connection is two pipes; pipe `2n` carries what its dialer writes, `2n + 1` the other
+    /// way.
     pipes: BTreeMap<u64, Pipe>,
     cuts: Cuts,
     connections: u64,
@@ -52,8 +53,8 @@ impl Network {
         self.pipes.values_mut().filter_map(|pipe| pipe.reader.take()).collect()
     }
 
-    /// A process is gone: nobody listens there, and its connections are reset. What is given back must be dropped
-    /// without the world's lock.
+    /// A process is gone: nobody listens there, and its connections are reset. What is given back
+    /// must be dropped without the world's lock.
     pub(super) fn reset(&mut self, process: u64) -> impl Sized + use<> {
         let of_process = |(_, listening): &(&String, &Listening)| listening.process == process;
         let names: Vec<_> =

@@ -1,8 +1,9 @@
 //! The durable log: segments of records on a [`Files`], written and synced once a batch.
 //!
-//! `docs/formats.md` describes it to the byte. A record is one batch, all or nothing by its checksum. Segments are
-//! prewritten, so that a sync needs to write no metadata, and recycled: the number of the segment goes into the checksum, so
-//! what an earlier life of the file left behind never counts.
+//! `docs/formats.md` describes it to the byte. A record is one batch, all or nothing by its
+//! checksum. Segments are prewritten, so that a sync needs to write no metadata, and recycled: the
+//! number of the segment goes into the checksum, so what an earlier life of the file left behind
+//! never counts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -31,8 +32,8 @@ use crate::runtime::{FileId, FileOp, Files};
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct FileStoreConfig {
-    /// How large a segment is, in bytes. Default 64 MiB; 4 KiB to 1 GiB. A batch that is longer gets a segment of its
-    /// own.
+    /// How large a segment is, in bytes. Default 64 MiB; 4 KiB to 1 GiB. A batch that is longer
+    /// gets a segment of its own.
     pub segment_bytes: u64,
 }
 
@@ -44,8 +45,8 @@ impl Default for FileStoreConfig {
 
 /// A log in files.
 ///
-/// Every write is synced, whether it must be or not: a disk may keep a later write and lose an earlier one, and
-/// then a crash could not be told from damage.
+/// Every write is synced, whether it must be or not: a disk may keep a later write and lose an
+/// earlier one, and then a crash could not be told from damage.
 pub struct FileLogStore {
     files: Arc<dyn Files>,
     config: FileStoreConfig,
@@ -116,8 +117,8 @@ impl FileLogStore {
     ///
     /// # Errors
     ///
-    /// [`StorageError::Busy`] if another process has it, [`StorageError::Corrupt`] if something in the middle is
-    /// damaged or the end is missing. A torn last write is repaired.
+    /// [`StorageError::Busy`] if another process has it, [`StorageError::Corrupt`] if something in
+    /// the middle is damaged or the end is missing. A torn last write is repaired.
     pub async fn open(
         files: Arc<dyn Files>,
         config: FileStoreConfig,
@@ -363,7 +364,8 @@ impl Index {
         let Some(first) = batch.entries.first() else { return };
         let first = first.log_id.index;
         if first < self.start || self.places.is_empty() {
-            // While segments are read again, the ones before the first that is left are gone already.
+            // While segments are read again, the ones before the first that is left are gone
+            // already.
             self.places.clear();
             self.start = first;
         }

@@ -1,4 +1,5 @@
-//! Reading a log again: what is whole is taken, a torn end is dropped, everything else that is wrong is refused.
+//! Reading a log again: what is whole is taken, a torn end is dropped, everything else that is
+//! wrong is refused.
 
 use std::collections::VecDeque;
 use std::io;
@@ -177,7 +178,8 @@ impl Found {
         Ok(())
     }
 
-    /// A sound record behind a bad one: the bad one was acknowledged, so this is damage and no torn end.
+    /// A sound record behind a bad one: the bad one was acknowledged, so this is damage and no torn
+    /// end.
     fn look_ahead(
         &self,
         bytes: &Bytes,

@@ -51,8 +51,9 @@ pub(super) async fn fill(
     files.run(ops).await.map_err(StorageError::io("filling a segment"))
 }
 
-/// Makes a spare the segment `number`. Its beginning restates the facts, and is synced before anything follows it: so
-/// what comes first in a segment is never lost while what comes later is kept.
+/// Makes a spare the segment `number`. Its beginning restates the facts, and is synced before
+/// anything follows it: so what comes first in a segment is never lost while what comes later is
+/// kept.
 pub(super) async fn begin(
     files: &dyn Files,
     spare: Spare,

@@ -22,7 +22,8 @@ pub struct FileSnapshotStore {
 }
 
 impl FileSnapshotStore {
-    /// Opens the snapshots in a directory, takes it for this process alone, and removes what a crash left unfinished.
+    /// Opens the snapshots in a directory, takes it for this process alone, and removes what a
+    /// crash left unfinished.
     ///
     /// # Errors
     ///

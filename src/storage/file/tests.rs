@@ -181,7 +181,8 @@ fn a_flipped_bit_is_found_wherever_it_is() {
         });
         match outcome {
             None => refused += 1,
-            // Only the very last record can be taken for a torn one, and only padding may change unnoticed.
+            // Only the very last record can be taken for a torn one, and only padding may change
+            // unnoticed.
             Some(last) => assert!(last >= 2 || at < 32, "byte {at}: {last} entries left"),
         }
     }

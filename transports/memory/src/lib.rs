@@ -1,7 +1,8 @@
 //! An in-process network for kontiki: no sockets, and as much bad luck as a test asks for.
 //!
-//! Time and chance are those of the [`Runtime`] the network was made with, so on a simulated runtime every fault is
-//! repeatable. Without faults a message is delivered inside `send`, by the task of the sender.
+//! Time and chance are those of the [`Runtime`] the network was made with, so on a simulated
+//! runtime every fault is repeatable. Without faults a message is delivered inside `send`, by the
+//! task of the sender.
 //!
 //! ```
 //! # fn demo(runtime: std::sync::Arc<dyn kontiki::runtime::Runtime>) {
@@ -39,7 +40,8 @@ pub struct Faults {
     pub loss: f64,
     /// How likely it arrives twice, from 0 to 1.
     pub duplication: f64,
-    /// How long it is under way, drawn for each anew, so that messages overtake each other. Empty: not at all.
+    /// How long it is under way, drawn for each anew, so that messages overtake each other. Empty:
+    /// not at all.
     pub delay: Range<Duration>,
 }
 
@@ -105,7 +107,8 @@ impl Network {
         self.lock().faults = faults;
     }
 
-    /// Whether every message goes through its encoded form. Default: in debug builds, so that tests exercise it.
+    /// Whether every message goes through its encoded form. Default: in debug builds, so that tests
+    /// exercise it.
     pub fn set_encoded(&self, encoded: bool) {
         self.lock().encoded = encoded;
     }

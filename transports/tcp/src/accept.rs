@@ -174,7 +174,8 @@ async fn receive_stream(
     let _ = within(&shared.runtime, stall, answering).await;
 }
 
-/// The body of a stream: chunks up to the frame that ends it. Anything else is an error of the reader.
+/// The body of a stream: chunks up to the frame that ends it. Anything else is an error of the
+/// reader.
 fn body(shared: &Arc<Shared>, stream: impl AsyncRead + Send + Unpin + 'static) -> ByteReader {
     let chunks = stream::try_unfold((Arc::clone(shared), stream), |(shared, mut stream)| async {
         let reading = read_frame(&mut stream, CHUNK_BYTES as u64);

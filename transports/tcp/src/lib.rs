@@ -1,9 +1,10 @@
-//! Peer messages of kontiki over TCP, on any runtime: it knows [`Runtime`] and [`Net`], nothing else.
+//! Peer messages of kontiki over TCP, on any runtime: it knows [`Runtime`] and [`Net`], nothing
+//! else.
 //!
-//! Messages to a peer share one connection; each stream (a snapshot) has its own. A connection begins with a handshake
-//! that names versions, cluster, group and both servers, so that a stranger is refused before it says anything. What does
-//! not fit a peer's queue is dropped and reported: the consensus engine sends it again. `docs/formats.md` of the library
-//! has the bytes.
+//! Messages to a peer share one connection; each stream (a snapshot) has its own. A connection
+//! begins with a handshake that names versions, cluster, group and both servers, so that a stranger
+//! is refused before it says anything. What does not fit a peer's queue is dropped and reported:
+//! the consensus engine sends it again. `docs/formats.md` of the library has the bytes.
 
 mod accept;
 mod dial;
@@ -30,8 +31,8 @@ use self::signal::Signal;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct TcpConfig {
-    /// The longest message in bytes. Default 16 MiB; it must be more than a command and more than what a node puts
-    /// into one append.
+    /// The longest message in bytes. Default 16 MiB; it must be more than a command and more than
+    /// what a node puts into one append.
     pub message_bytes_max: u64,
     /// How many messages wait for one peer. Default 4,096; more are dropped.
     pub queue_messages_max: usize,
@@ -67,7 +68,8 @@ impl Default for TcpConfig {
 pub struct Stats {
     /// Connections that never got through a handshake in time, or spoke something else.
     pub bad_handshakes: u64,
-    /// Handshakes of another cluster, for another server, for a group that is not here, or of another version.
+    /// Handshakes of another cluster, for another server, for a group that is not here, or of
+    /// another version.
     pub refused_handshakes: u64,
     /// Frames that were too long, damaged, or no message.
     pub bad_frames: u64,

@@ -27,7 +27,8 @@ impl Signal {
         self.wake();
     }
 
-    /// Runs `task` until it is done or the signal is set; `None` in the latter case. Counts as running meanwhile.
+    /// Runs `task` until it is done or the signal is set; `None` in the latter case. Counts as
+    /// running meanwhile.
     pub(crate) async fn until<T>(&self, task: impl Future<Output = T>) -> Option<T> {
         self.lock().running += 1;
         let running = Running(self);
