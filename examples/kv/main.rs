@@ -1,8 +1,10 @@
 //! A key-value server to be tested from outside: one process per node.
 //!
 //! ```text
-//! cargo run --example kv -- --name n1 --data /tmp/n1 --peer 127.0.0.1:4647 --http 127.0.0.1:4646 --bootstrap
-//! cargo run --example kv -- --name n2 --data /tmp/n2 --peer 127.0.0.1:4657 --http 127.0.0.1:4656 --join 127.0.0.1:4647
+//! cargo run --example kv -- --name n1 --data target/n1 --bootstrap \
+//!     --peer 127.0.0.1:4647 --http 127.0.0.1:4646
+//! cargo run --example kv -- --name n2 --data target/n2 --join 127.0.0.1:4647 \
+//!     --peer 127.0.0.1:4657 --http 127.0.0.1:4656
 //! curl -X PUT --data hello 127.0.0.1:4656/kv/greeting
 //! ```
 //!

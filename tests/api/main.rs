@@ -13,11 +13,19 @@ mod snapshots;
 
 /// Mounts a test on every runtime.
 macro_rules! on_every_runtime {
+    (@ $runtime:ident $run:ident $($module:ident :: $test:ident),*) => {
+        mod $runtime {
+            $(#[test]
+            fn $test() {
+                crate::harness::$run(|cluster| Box::pin(crate::$module::$test(cluster)));
+            })*
+        }
+    };
     ($($module:ident :: $test:ident),* $(,)?) => {
-        mod smol { $(#[test] fn $test() { crate::harness::on_smol(|c| Box::pin(crate::$module::$test(c))); })* }
-        mod async_std { $(#[test] fn $test() { crate::harness::on_async_std(|c| Box::pin(crate::$module::$test(c))); })* }
-        mod tokio { $(#[test] fn $test() { crate::harness::on_tokio(|c| Box::pin(crate::$module::$test(c))); })* }
-        mod sim { $(#[test] fn $test() { crate::harness::on_sim(|c| Box::pin(crate::$module::$test(c))); })* }
+        on_every_runtime!(@ smol on_smol $($module::$test),*);
+        on_every_runtime!(@ async_std on_async_std $($module::$test),*);
+        on_every_runtime!(@ tokio on_tokio $($module::$test),*);
+        on_every_runtime!(@ sim on_sim $($module::$test),*);
     };
 }
 

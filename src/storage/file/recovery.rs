@@ -194,8 +194,9 @@ impl Found {
                 && record::read(bytes, number, at).is_some()
             {
                 let what = format!(
-                    "record {expected} is damaged, but record {sequence} behind it is whole; restore this server's \
-                     files, or remove it from the cluster and let it join again as a new one"
+                    "record {expected} is damaged, but record {sequence} behind it is whole; \
+                     restore this server's files, or remove it from the cluster and let it join \
+                     again as a new one"
                 );
                 return Err(corrupt(number, from as u64, &what));
             }

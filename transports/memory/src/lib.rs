@@ -11,7 +11,8 @@
 //!
 //! let network = Network::new(runtime);
 //! let one = network.endpoint("one");
-//! network.set_faults(Faults { loss: 0.05, delay: Duration::ZERO..Duration::from_millis(5), ..Faults::default() });
+//! let delay = Duration::ZERO..Duration::from_millis(5);
+//! network.set_faults(Faults { loss: 0.05, delay, ..Faults::default() });
 //! network.isolate("one");
 //! network.heal();
 //! # }
