@@ -185,7 +185,8 @@ fn transferring_checks_in_nomads_order() {
             (
                 "?address=::1:4647".to_owned(),
                 format!(
-                    "{format}invalid ip:port \"::1:4647\", IPv6 addresses must be surrounded by square brackets"
+                    "{format}invalid ip:port \"::1:4647\", \
+                     IPv6 addresses must be surrounded by square brackets"
                 ),
             ),
             (
