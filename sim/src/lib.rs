@@ -1,0 +1,1 @@
+//! Whole clusters in virtual time, under faults, judged at every event.
