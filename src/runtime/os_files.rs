@@ -61,8 +61,11 @@ impl OsFiles {
         let (answer, answered) = oneshot::channel();
         let (directory, table) = (self.directory.clone(), Arc::clone(&self.table));
         let job: Job = Box::new(move || {
+            let done = work(&directory, &table);
+            // Before the answer: whoever lets go of the files then has let go of the lock too.
+            drop(table);
             // Whoever asked may have gone; what was done stays done.
-            let _ = answer.send(work(&directory, &table));
+            let _ = answer.send(done);
         });
         let gone = || io::Error::other("a thread for files has ended");
         worker.send(job).map_err(|_| gone())?;
