@@ -85,6 +85,21 @@ impl Message {
         Self { cluster, group, from, from_address: Arc::from(""), to: Some(to), body }
     }
 
+    /// What it says of its sender's log, for whoever watches the traffic: tests, metrics, fault
+    /// injectors. `None` of a request, an answer or a probe.
+    #[must_use]
+    pub fn glance(&self) -> Option<Glance> {
+        let MessageBody::Raft(raft) = &self.body else { return None };
+        Some(Glance {
+            kind: raft.kind,
+            term: raft.term,
+            log_id: raft.log_id,
+            last: raft.entries.last().map_or(raft.log_id, Entry::log_id),
+            commit: raft.commit,
+            reject: raft.reject,
+        })
+    }
+
     /// The payload of a [`probe`](Self::probe); `None` of any other message.
     #[must_use]
     pub fn probe_payload(&self) -> Option<&Bytes> {
@@ -93,6 +108,24 @@ impl Message {
             _ => None,
         }
     }
+}
+
+/// What a message of the consensus engine says, without its payload.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Glance {
+    /// What it is.
+    pub kind: RaftKind,
+    /// The sender's term; of a pre-vote the one it would campaign in.
+    pub term: u64,
+    /// The entry before those it carries, or the one that an answer is about.
+    pub log_id: LogId,
+    /// The last entry it carries; `log_id` if none.
+    pub last: LogId,
+    /// The commit index it tells.
+    pub commit: u64,
+    /// Whether it says no.
+    pub reject: bool,
 }
 
 impl fmt::Debug for Message {
@@ -206,19 +239,31 @@ impl fmt::Debug for RaftMessage {
     }
 }
 
-/// The kinds of engine messages that travel. All others are local, or travel as requests.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) enum RaftKind {
+/// The kinds of messages that the consensus engine exchanges. All others of its are local, or travel
+/// as requests.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[non_exhaustive]
+pub enum RaftKind {
+    /// A leader's entries, or none, and how far it has committed.
     #[default]
     Append = 0,
+    /// What became of an append.
     AppendResponse = 1,
+    /// A leader's sign of life.
     Heartbeat = 2,
+    /// The answer to a heartbeat.
     HeartbeatResponse = 3,
+    /// Would you vote for me?
     PreVote = 4,
+    /// I would, or would not.
     PreVoteResponse = 5,
+    /// The head of a snapshot.
     Snapshot = 6,
+    /// Leadership is handed over: campaign at once.
     TimeoutNow = 7,
+    /// Vote for me.
     Vote = 8,
+    /// I do, or do not.
     VoteResponse = 9,
 }
 
