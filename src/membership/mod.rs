@@ -71,6 +71,11 @@ impl Membership {
         !self.outgoing.is_empty()
     }
 
+    /// The voters of the old configuration, while [`is_joint`](Self::is_joint).
+    pub fn outgoing_voters(&self) -> impl Iterator<Item = &Member> {
+        self.outgoing.values()
+    }
+
     /// Whether the member is a learner that becomes a voter by itself, as soon as it has caught up.
     #[must_use]
     pub fn is_staging(&self, id: NodeId) -> bool {
