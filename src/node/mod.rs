@@ -360,8 +360,10 @@ impl Node {
         self.raw.raft.term
     }
 
+    /// While a snapshot is being installed the engine counts it already, the log does not hold it
+    /// yet.
     pub(crate) fn commit(&self) -> u64 {
-        self.raw.raft.raft_log.committed
+        self.raw.raft.raft_log.committed.min(self.last().index)
     }
 
     pub(crate) fn applied(&self) -> LogId {
