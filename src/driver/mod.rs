@@ -27,6 +27,8 @@ mod request;
 mod shared;
 mod snapshots;
 mod start;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use self::apply::{ApplyTask, JobDone};

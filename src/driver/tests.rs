@@ -1,0 +1,4 @@
+//! One driver in the simulator, between messages and requests that the test times by hand.
+
+mod changes;
+mod stage;
