@@ -65,6 +65,9 @@ impl Driver {
 
     /// Takes in what another server asks.
     pub(super) fn requested(&mut self, request: Request) {
+        if !self.requests_seen.is_new(&request) {
+            return;
+        }
         let id = request.id;
         let patience = Duration::from_millis(request.patience_ms.into());
         let deadline = self.now + patience.min(self.config.verb_timeout);

@@ -24,6 +24,7 @@ mod peers;
 mod propose;
 mod read;
 mod request;
+mod seen;
 mod shared;
 mod snapshots;
 mod start;
@@ -42,6 +43,7 @@ use self::peers::Peers;
 use self::propose::Late;
 use self::request::ReadCaller;
 pub(crate) use self::request::{Ask, ProposeCaller};
+use self::seen::Seen;
 use self::shared::Inbound;
 pub(crate) use self::shared::Shared;
 pub use self::shared::StatusWatch;
@@ -86,6 +88,7 @@ struct Driver {
     reads: Reads<ReadCaller>,
     forwarded: BTreeMap<u64, Forwarded>,
     requests_sent: u64,
+    requests_seen: Seen,
     change: Option<PendingChange>,
     promotions: Promotions,
     transfer: Option<Transfer>,

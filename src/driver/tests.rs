@@ -1,4 +1,5 @@
 //! One driver in the simulator, between messages and requests that the test times by hand.
 
 mod changes;
+mod requests;
 mod stage;
