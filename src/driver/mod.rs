@@ -89,6 +89,9 @@ struct Driver {
     forwarded: BTreeMap<u64, Forwarded>,
     requests_sent: u64,
     requests_seen: Seen,
+    /// The leader has just refused something, or could not be asked: what is to be forwarded waits
+    /// for the next tick or another leader, since asking again at once would be a hot loop.
+    forwards_rest: bool,
     change: Option<PendingChange>,
     promotions: Promotions,
     transfer: Option<Transfer>,

@@ -175,6 +175,7 @@ fn spawn(parts: Parts, ticks: Ticks, seed: u64, node: Node, shared: &Arc<Shared>
         forwarded: BTreeMap::new(),
         requests_sent: 0,
         requests_seen: Seen::default(),
+        forwards_rest: false,
         change: None,
         promotions: Promotions::default(),
         transfer: None,
