@@ -2,4 +2,5 @@
 
 mod changes;
 mod requests;
+mod rules;
 mod stage;

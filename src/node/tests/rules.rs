@@ -230,6 +230,19 @@ fn a_panic_of_the_engine_ends_the_node_and_not_the_process() {
 }
 
 #[test]
+fn a_command_that_a_panic_of_the_engine_interrupts_is_not_promised_to_be_lost() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    // The log refuses the entry when the engine has it already.
+    let last = cluster.node(leader).last();
+    let beyond = LogId { index: last.index + 9, ..last };
+    cluster.node(leader).raw.mut_store().compact(beyond);
+    let place = cluster.node(leader).handle_proposal(vec![Bytes::from("x")]);
+    assert!(matches!(cluster.node(leader).fatal(), Some(Fatal::Engine(_))));
+    assert!(place.is_some());
+}
+
+#[test]
 fn a_follower_behind_the_leaders_memory_is_served_from_the_log() {
     let mut config = Config::default();
     config.log_cache_bytes_max = 1;
