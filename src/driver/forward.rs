@@ -57,6 +57,7 @@ impl Driver {
         };
         let forwarded = Forwarded { to: peer.id, deadline, waiter };
         if !self.send_to(peer, MessageBody::Request(request)) {
+            self.forwards_rest = true;
             return Err(forwarded);
         }
         self.forwarded.insert(number, forwarded);
@@ -65,6 +66,9 @@ impl Driver {
 
     /// Takes in what another server asks.
     pub(super) fn requested(&mut self, request: Request) {
+        if !self.requests_seen.is_new(&request) {
+            return;
+        }
         let id = request.id;
         let patience = Duration::from_millis(request.patience_ms.into());
         let deadline = self.now + patience.min(self.config.verb_timeout);
@@ -149,12 +153,16 @@ impl Driver {
             (Waiter::Propose { commands, callers }, Err(refusal))
                 if refusal != Refusal::Unknown =>
             {
+                self.forwards_rest = true;
                 self.put_back(commands, callers);
             }
             (Waiter::Read { round }, Ok(Reply::ReadAt { index })) => {
                 self.reads.confirm(round, index);
             }
-            (Waiter::Read { .. }, _) => self.restart_reads(),
+            (Waiter::Read { round }, _) => {
+                self.forwards_rest = true;
+                self.reads.abandon_round(round);
+            }
             (Waiter::Join, result) => self.join_answered(result),
             (Waiter::Change(caller), Ok(Reply::Changed { membership })) => {
                 let result = Membership::decode(membership).map_err(|_| MembershipError::Unknown);
@@ -179,7 +187,7 @@ impl Driver {
             Waiter::Propose { callers, .. } => {
                 callers.into_iter().for_each(|caller| caller.resolve(Err(ProposeError::Unknown)));
             }
-            Waiter::Read { .. } => self.restart_reads(),
+            Waiter::Read { round } => self.reads.abandon_round(round),
             // Whoever asked may have gone.
             Waiter::Change(caller) => drop(caller.send(Err(MembershipError::Unknown))),
             Waiter::Transfer(caller) => drop(caller.send(Err(TransferError::Unknown))),

@@ -228,6 +228,7 @@ impl Driver {
 
     /// What is looked after once a tick.
     pub(super) fn sweep(&mut self) {
+        self.forwards_rest = false;
         self.sweep_proposals();
         self.sweep_reads();
         self.sweep_forwarded();
@@ -261,6 +262,7 @@ impl Driver {
         let now = (self.node.term(), self.node.leader());
         if now != self.seen {
             self.seen = now;
+            self.forwards_rest = false;
             self.restart_reads();
             self.forwarded_to_old_leader();
         }

@@ -24,9 +24,12 @@ mod peers;
 mod propose;
 mod read;
 mod request;
+mod seen;
 mod shared;
 mod snapshots;
 mod start;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use self::apply::{ApplyTask, JobDone};
@@ -40,6 +43,7 @@ use self::peers::Peers;
 use self::propose::Late;
 use self::request::ReadCaller;
 pub(crate) use self::request::{Ask, ProposeCaller};
+use self::seen::Seen;
 use self::shared::Inbound;
 pub(crate) use self::shared::Shared;
 pub use self::shared::StatusWatch;
@@ -84,6 +88,10 @@ struct Driver {
     reads: Reads<ReadCaller>,
     forwarded: BTreeMap<u64, Forwarded>,
     requests_sent: u64,
+    requests_seen: Seen,
+    /// The leader has just refused something, or could not be asked: what is to be forwarded waits
+    /// for the next tick or another leader, since asking again at once would be a hot loop.
+    forwards_rest: bool,
     change: Option<PendingChange>,
     promotions: Promotions,
     transfer: Option<Transfer>,
@@ -125,20 +133,26 @@ impl Driver {
         self.now = self.runtime.now();
         let mut busy = self.turn_log(cx);
         busy |= self.turn_jobs(cx);
+        if self.stop.is_some() {
+            return Poll::Ready(());
+        }
         busy |= self.turn_inbound(cx);
         busy |= self.turn_tick(cx);
         busy |= self.turn_asks(cx);
         if !busy {
             return Poll::Pending;
         }
-        self.settle();
+        self.stop_if_fatal();
+        if self.stop.is_none() {
+            self.settle();
+        }
         Poll::Ready(())
     }
 
     fn turn_log(&mut self, cx: &mut Context<'_>) -> bool {
         let Poll::Ready(done) = self.log.poll(cx) else { return false };
         if let Err(error) = done {
-            // W6: what is on the disk is unknown now. Nothing is reported, nothing tried again.
+            // W6: what is on the disk is unknown now. Nothing is reported, sent, or tried again.
             self.stop = Some(error.into());
             return true;
         }
@@ -271,6 +285,10 @@ impl Driver {
         self.look_around();
         self.propose_waiting();
         self.begin_reads();
+        self.stop_if_fatal();
+        if self.stop.is_some() {
+            return;
+        }
         self.collect();
         for outgoing in self.node.take_sends() {
             self.send(outgoing);
@@ -279,10 +297,15 @@ impl Driver {
         self.fetch();
         self.write();
         self.apply();
+        self.stop_if_fatal();
+        self.publish();
+    }
+
+    /// What the core prepared before it became fatal is not sent: nobody knows how far it got.
+    fn stop_if_fatal(&mut self) {
         if let Some(fatal) = self.node.fatal() {
             self.stop.get_or_insert_with(|| fatal.clone());
         }
-        self.publish();
     }
 
     /// Takes out what the core has found out.

@@ -45,7 +45,7 @@ impl Driver {
             }
             return;
         }
-        if self.node.is_leader() || self.node.is_installing() {
+        if self.node.is_leader() || self.node.is_installing() || self.forwards_rest {
             return;
         }
         let Some(leader) = self.leader_peer() else { return };

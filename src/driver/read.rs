@@ -29,7 +29,7 @@ impl Driver {
             }
             return;
         }
-        if self.node.is_leader() {
+        if self.node.is_leader() || self.forwards_rest {
             return;
         }
         // A leader that we do not know any more may still answer, but may as well have lost the

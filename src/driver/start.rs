@@ -8,6 +8,7 @@ use super::mailbox::Mailbox;
 use super::members::Promotions;
 use super::peers::Peers;
 use super::propose::Late;
+use super::seen::Seen;
 use super::shared::Shared;
 use super::worker::Worker;
 use super::{Driver, Scratch};
@@ -173,6 +174,8 @@ fn spawn(parts: Parts, ticks: Ticks, seed: u64, node: Node, shared: &Arc<Shared>
         reads: Reads::new(),
         forwarded: BTreeMap::new(),
         requests_sent: 0,
+        requests_seen: Seen::default(),
+        forwards_rest: false,
         change: None,
         promotions: Promotions::default(),
         transfer: None,

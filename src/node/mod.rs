@@ -124,7 +124,7 @@ impl Node {
     }
 
     /// Appends commands to the log as one proposal. `None`: this node cannot propose, and nothing
-    /// happened.
+    /// happened. A place is no promise: the node may have become fatal over it.
     pub(crate) fn handle_proposal(&mut self, commands: Vec<Bytes>) -> Option<LogId> {
         if !self.can_propose() || commands.is_empty() {
             return None;
@@ -133,7 +133,7 @@ impl Node {
         self.guarded(|node| {
             first = node.append(commands.into_iter().map(engine::application_entry).collect());
         });
-        first.filter(|_| self.fatal.is_none())
+        first
     }
 
     /// Starts a read-index round; `false` if this node cannot confirm one now.

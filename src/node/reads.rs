@@ -41,6 +41,13 @@ impl<T> Reads<T> {
         }
     }
 
+    /// Like [`abandon`](Self::abandon), if round `number` still is under way.
+    pub(crate) fn abandon_round(&mut self, number: u64) {
+        if self.round.as_ref().is_some_and(|(round, _)| *round == number) {
+            self.abandon();
+        }
+    }
+
     /// Round `number` is confirmed at `index`; an answer of an earlier round is ignored.
     pub(crate) fn confirm(&mut self, number: u64, index: u64) {
         if let Some((_, callers)) = self.round.take_if(|(round, _)| *round == number) {

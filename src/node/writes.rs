@@ -102,7 +102,7 @@ impl Writes {
         self.next.installs = Some(at);
         self.next.batch = WriteBatch {
             reset_to: Some(base),
-            hard_state: state.or(self.next.batch.hard_state).or(lazy),
+            hard_state: state.or(lazy).or(self.next.batch.hard_state),
             sync: true,
             ..WriteBatch::default()
         };
@@ -125,9 +125,8 @@ impl Writes {
         }
         let mut job = std::mem::take(&mut self.next);
         self.taken = self.taken.max(job.number);
-        if job.batch.hard_state.is_none() {
-            job.batch.hard_state = self.lazy_hard_state.take();
-        }
+        // W2: it is newer than the one in the batch, and the entries may be younger than it.
+        job.batch.hard_state = self.lazy_hard_state.take().or(job.batch.hard_state);
         Some(job)
     }
 }

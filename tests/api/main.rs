@@ -47,6 +47,7 @@ on_every_runtime! {
     membership::joining_where_nobody_is_ends_with_an_error,
     proposals::any_server_takes_a_command_and_answers_it,
     proposals::many_commands_at_once_are_all_applied_once,
+    proposals::what_arrives_twice_and_out_of_order_is_applied_once,
     proposals::a_command_that_is_too_long_is_refused,
     proposals::without_a_majority_the_outcome_is_not_known,
     proposals::without_a_leader_nothing_is_applied,

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kontiki::{NoLeader, ProposeError};
+use kontiki_transport_memory::Faults;
 
 use crate::harness::Cluster;
 
@@ -32,6 +33,18 @@ pub(crate) async fn many_commands_at_once_are_all_applied_once(mut cluster: Clus
     assert_eq!(cluster.lines(1), cluster.lines(3));
     numbers.sort_unstable();
     assert_eq!(numbers, (0..300).collect::<Vec<_>>());
+}
+
+pub(crate) async fn what_arrives_twice_and_out_of_order_is_applied_once(mut cluster: Cluster) {
+    let leader = cluster.form(3).await;
+    let delay = std::time::Duration::ZERO..std::time::Duration::from_millis(5);
+    cluster.network.set_faults(Faults { duplication: 0.5, delay, ..Faults::default() });
+    let asked = cluster.others(leader)[0];
+    for number in 0..50 {
+        cluster.write(asked, &number.to_string()).await;
+    }
+    let numbers: Vec<String> = (0..50).map(|number| number.to_string()).collect();
+    assert_eq!(cluster.lines(asked), numbers);
 }
 
 pub(crate) async fn a_command_that_is_too_long_is_refused(mut cluster: Cluster) {

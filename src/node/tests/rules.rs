@@ -78,6 +78,30 @@ fn w2_entries_and_the_hard_state_that_goes_with_them_are_one_write() {
     assert!(batch.sync);
 }
 
+/// W2: a commit index that was known before an entry came is kept with the entry. Without that, a
+/// restart knows the second of two membership changes, but not that the first is in force.
+#[test]
+fn w2_an_entry_is_not_kept_without_the_commit_index_that_came_before_it() {
+    let disk = Disk::bootstrapped(&Membership::first([voter(1), voter(2), voter(3)]));
+    let mut server = Server::new(1, disk, &Config::default());
+    let append = |before: LogId, index| RaftMessage {
+        kind: RaftKind::Append,
+        term: 2,
+        log_id: before,
+        commit: before.index,
+        entries: vec![Entry::application(LogId { term: 2, index }, b"x")],
+        ..RaftMessage::default()
+    };
+    server.node.handle_message(2, append(LogId { term: 1, index: 1 }, 2));
+    let heartbeat =
+        RaftMessage { kind: RaftKind::Heartbeat, term: 2, commit: 2, ..RaftMessage::default() };
+    server.node.handle_message(2, heartbeat);
+    server.node.handle_message(2, append(LogId { term: 2, index: 2 }, 3));
+    let batch = server.node.take_write().unwrap().batch;
+    assert_eq!(batch.entries.last().unwrap().log_id().index, 3);
+    assert_eq!(batch.hard_state, Some(HardState { term: 2, vote: 0, commit: 2 }));
+}
+
 /// W3: entries of an old leader were being written when they were replaced and replaced back.
 /// Without the rule, the first write makes them count as stored while the disk may hold the ones
 /// between.
@@ -203,6 +227,19 @@ fn a_panic_of_the_engine_ends_the_node_and_not_the_process() {
     assert!(matches!(cluster.node(follower).fatal(), Some(Fatal::Engine(_))));
     cluster.tick(10);
     assert_eq!(cluster.node(follower).take_sends(), []);
+}
+
+#[test]
+fn a_command_that_a_panic_of_the_engine_interrupts_is_not_promised_to_be_lost() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    // The log refuses the entry when the engine has it already.
+    let last = cluster.node(leader).last();
+    let beyond = LogId { index: last.index + 9, ..last };
+    cluster.node(leader).raw.mut_store().compact(beyond);
+    let place = cluster.node(leader).handle_proposal(vec![Bytes::from("x")]);
+    assert!(matches!(cluster.node(leader).fatal(), Some(Fatal::Engine(_))));
+    assert!(place.is_some());
 }
 
 #[test]
