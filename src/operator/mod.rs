@@ -9,6 +9,7 @@ use async_trait::async_trait;
 
 mod auth;
 mod error;
+mod go;
 mod json;
 mod parse;
 mod render;
