@@ -1,11 +1,14 @@
 //! Reads requests. Pure: it knows paths, methods and parameters, and no cluster. The order of the
 //! checks is Nomad's.
 
+use http::header::{ACCEPT_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{Method, StatusCode};
 
 use super::error::ApiError;
-use super::go::{Query, is_go_duration, not_ip_and_port, not_uuid, quoted};
+use super::go::{
+    Query, canonical, is_go_duration, not_ip_and_port, not_uuid, quoted, unescaped_path,
+};
 
 /// A request understood.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,11 +17,26 @@ pub(super) struct Call {
     pub(super) selector: Selector,
     pub(super) stale: bool,
     pub(super) region: Option<String>,
+}
+
+/// How the answer is to be written.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Presentation {
     pub(super) pretty: bool,
+    pub(super) encoding: Option<Encoding>,
+}
+
+/// How a body is compressed. Deflate is without zlib's wrapper, as Go writes it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Encoding {
+    Deflate,
+    Gzip,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Verb {
+    /// `OPTIONS *`, which asks for nothing.
+    Ping,
     Configuration,
     RemovePeer,
     StatusLeader,
@@ -41,7 +59,7 @@ pub(super) enum Selector {
 
 impl Verb {
     pub(super) fn needs_management(self) -> bool {
-        !matches!(self, Self::StatusLeader | Self::StatusPeers)
+        !matches!(self, Self::Ping | Self::StatusLeader | Self::StatusPeers)
     }
 }
 
@@ -58,21 +76,49 @@ impl Selector {
 }
 
 pub(super) fn owns(path: &str) -> bool {
+    let path = unescaped_path(path);
+    let path = path.as_str();
     path == ROOT.trim_end_matches('/')
         || path.starts_with(ROOT)
         || matches!(path, "/v1/status/leader" | "/v1/status/peers")
 }
 
-pub(super) fn parse(head: &Parts) -> Result<Call, ApiError> {
-    let path = head.uri.path();
+pub(super) fn presentation(head: &Parts) -> Presentation {
     let query = Query::parse(head.uri.query().unwrap_or_default());
-    if path == ROOT.trim_end_matches('/') {
-        let query = head.uri.query().map_or_else(String::new, |query| format!("?{query}"));
-        return Err(ApiError::redirect(format!("{ROOT}{query}")));
+    let pretty = query.first("pretty").is_some_and(|value| value != "0");
+    let accepted = head.headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
+    let encodings = accepted.unwrap_or_default().split(',').filter_map(|name| match name.trim() {
+        "deflate" => Some(Encoding::Deflate),
+        "gzip" => Some(Encoding::Gzip),
+        _ => None,
+    });
+    let upgrade = head.headers.get(UPGRADE).is_some_and(|value| !value.is_empty());
+    let encoding = encodings.into_iter().next().filter(|_| !upgrade);
+    Presentation { pretty, encoding }
+}
+
+pub(super) fn parse(head: &Parts) -> Result<Call, ApiError> {
+    let (path, query) = (head.uri.path(), head.uri.query());
+    let parameters = Query::parse(query.unwrap_or_default());
+    if path == "*" && head.method == Method::OPTIONS {
+        return Ok(parameters.call(Verb::Ping, Selector::None, true));
     }
+    let elsewhere = match path {
+        "*" => None,
+        _ if path == ROOT.trim_end_matches('/') => Some(ROOT.to_owned()),
+        _ => canonical(path),
+    };
+    if let Some(path) = elsewhere {
+        let query = query.map_or_else(String::new, |query| format!("?{query}"));
+        return Err(ApiError::redirect(format!("{path}{query}")));
+    }
+    route(head, &unescaped_path(path), &parameters)
+}
+
+fn route(head: &Parts, path: &str, query: &Query) -> Result<Call, ApiError> {
     match path {
-        "/v1/status/leader" => return status(head, &query, Verb::StatusLeader),
-        "/v1/status/peers" => return status(head, &query, Verb::StatusPeers),
+        "/v1/status/leader" => return status(head, query, Verb::StatusLeader),
+        "/v1/status/peers" => return status(head, query, Verb::StatusPeers),
         _ => {}
     }
     let Some(rest) = path.strip_prefix(ROOT) else {
@@ -80,13 +126,13 @@ pub(super) fn parse(head: &Parts) -> Result<Call, ApiError> {
     };
     // By prefix, as Nomad does it: `peers` and `configuration/x` get here too.
     if rest.starts_with("configuration") {
-        return configuration(head, &query);
+        return configuration(head, query);
     }
     if rest.starts_with("peer") {
-        return peer(head, &query);
+        return peer(head, query);
     }
     if rest.starts_with("transfer-leadership") {
-        return transfer(head, &query);
+        return transfer(head, query);
     }
     Err(ApiError::new(StatusCode::NOT_FOUND, INVALID_METHOD))
 }
@@ -155,8 +201,7 @@ fn transfer(head: &Parts, query: &Query) -> Result<Call, ApiError> {
 impl Query {
     fn call(&self, verb: Verb, selector: Selector, stale: bool) -> Call {
         let region = self.first("region").filter(|region| !region.is_empty());
-        let pretty = self.first("pretty").is_some_and(|value| value != "0");
-        Call { verb, selector, stale, region: region.map(str::to_owned), pretty }
+        Call { verb, selector, stale, region: region.map(str::to_owned) }
     }
 
     /// The checks that every reading endpoint makes; gives whether a stale answer is good enough.
