@@ -16,6 +16,8 @@ use futures::io::AsyncReadExt as _;
 #[cfg(feature = "http-server")]
 mod io_adapter;
 #[cfg(feature = "http-server")]
+mod patience;
+#[cfg(feature = "http-server")]
 mod server;
 #[cfg(feature = "tower")]
 mod tower;
