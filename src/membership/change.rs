@@ -66,7 +66,10 @@ impl Change {
         let tag = bytes.try_get_u8()?;
         let id = read_id(&mut bytes)?;
         let change = match tag {
-            0 => Self::Add(Member::decode(&mut bytes)?),
+            0 => match Member::decode(&mut bytes)? {
+                member if member.id == id => Self::Add(member),
+                _ => return Err(DecodeError::Invalid { field: "id of a member" }),
+            },
             1 => Self::Demote(id),
             2 => Self::Promote(id),
             3 => Self::Readdress { id, address: read_text(&mut bytes)? },
@@ -192,7 +195,14 @@ impl ChangeRecord {
             };
             steps.push(Step { kind, id: bytes.try_get_u64_le()? });
         }
-        let Membership { members, staging, tombstones, .. } = Membership::decode(bytes)?;
+        if bytes.is_empty() {
+            return Err(DecodeError::Truncated);
+        }
+        let after = Membership::decode(bytes)?;
+        if after.index != 0 || !after.outgoing.is_empty() {
+            return Err(DecodeError::Invalid { field: "members of a change" });
+        }
+        let Membership { members, staging, tombstones, .. } = after;
         Ok(Self { steps, members, staging, tombstones })
     }
 
@@ -404,5 +414,47 @@ mod tests {
                 assert!(Change::decode(bytes.slice(..len)).is_err(), "cut to {len}");
             }
         }
+        let mut bytes = Change::Add(learner(4, "a4")).encode().to_vec();
+        bytes[1] ^= 1;
+        let two = DecodeError::Invalid { field: "id of a member" };
+        assert_eq!(Change::decode(bytes.into()), Err(two), "it names two servers");
+    }
+
+    #[test]
+    fn a_membership_has_one_encoding() {
+        let swapped = |at: usize, with: usize, bytes: Bytes| {
+            let mut bytes = bytes.to_vec();
+            bytes.swap(at, with);
+            Membership::decode(bytes.into()).unwrap_err()
+        };
+        let out_of_order = DecodeError::Invalid { field: "order of members" };
+        // The first bytes of the ids that differ: of the first and the second of the members, then
+        // of those who wait for their promotion.
+        let (first, second) = (1 + 8 + 4 + 7, 1 + 8 + 4 + 7 + 16 + 1 + 4 + 2 + 4 + 2);
+        assert_eq!(swapped(first, second, three().encode()), out_of_order);
+        let mut twice = three().encode().to_vec();
+        twice[second] = twice[first];
+        assert_eq!(Membership::decode(twice.into()), Err(out_of_order.clone()));
+        let staging = BTreeSet::from([NodeId::from(1), NodeId::from(2)]);
+        let bytes = Membership { staging, ..Membership::default() }.encode();
+        let first = 1 + 8 + 4 + 4 + 4 + 7;
+        assert_eq!(swapped(first, first + 16, bytes), out_of_order);
+    }
+
+    #[test]
+    fn a_record_says_where_the_members_go_and_not_where_they_come_from() {
+        let record = three().plan(&Change::Remove(2.into())).unwrap().unwrap();
+        let with = |membership: Membership| {
+            let mut bytes = record.encode()[..1 + 9].to_vec();
+            bytes.extend_from_slice(&membership.encode());
+            ChangeRecord::decode(bytes.into())
+        };
+        assert!(with(Membership { index: 0, ..three() }).is_ok());
+        let invalid = Err(DecodeError::Invalid { field: "members of a change" });
+        assert_eq!(with(three()), invalid, "an index");
+        let outgoing = three().members;
+        assert_eq!(with(Membership { index: 0, outgoing, ..three() }), invalid);
+        let nobody = ChangeRecord::decode(record.encode().slice(..1 + 9));
+        assert_eq!(nobody, Err(DecodeError::Truncated), "no bytes are no membership here");
     }
 }
