@@ -44,7 +44,7 @@ use crate::id::LogId;
 use crate::membership::Membership;
 use crate::status::RaftRole;
 use crate::storage::{Base, Entry, SnapshotMeta};
-use crate::transport::RaftMessage;
+use crate::transport::{RaftKind, RaftMessage};
 
 pub(crate) struct Node {
     raw: RawNode<LogCache>,
@@ -108,7 +108,17 @@ impl Node {
         });
     }
 
-    pub(crate) fn handle_message(&mut self, from: u64, mut message: RaftMessage) {
+    pub(crate) fn handle_message(&mut self, from: u64, message: RaftMessage) {
+        if message.kind == RaftKind::Snapshot {
+            // It comes as a stream, and goes to the engine when it is stored: the engine would take
+            // it for there.
+            self.malformed += 1;
+            return;
+        }
+        self.take_in(from, message);
+    }
+
+    fn take_in(&mut self, from: u64, mut message: RaftMessage) {
         self.guarded(|node| match node.inspect(from, &mut message) {
             Verdict::Fine => {
                 let message = engine::message_to_engine(from, node.raw.raft.id, message);

@@ -222,7 +222,7 @@ impl Node {
     /// The membership that a stored snapshot brings, so that the engine's message can be answered.
     pub(crate) fn handle_snapshot(&mut self, from: u64, message: crate::transport::RaftMessage) {
         self.staged_snapshot.clone_from(&message.snapshot);
-        self.handle_message(from, message);
+        self.take_in(from, message);
         if self.installing.is_none() {
             self.staged_snapshot = None;
         }

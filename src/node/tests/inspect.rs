@@ -126,3 +126,26 @@ fn a_late_refusal_does_not_take_back_an_acknowledgement() {
     assert_eq!(cluster.node(leader).inspect(follower, &mut refusal), Verdict::Fine);
     assert_eq!((refusal.reject_hint, refusal.log_id.term), (matched, 0));
 }
+
+/// A snapshot that follows on what a settled cluster has, with the membership it has.
+fn good_snapshot(cluster: &mut Cluster, id: u64) -> RaftMessage {
+    let node = cluster.node(id);
+    let log_id = LogId { term: node.term(), index: node.last().index + 9 };
+    let system = node.membership().encode();
+    RaftMessage {
+        kind: RaftKind::Snapshot,
+        term: node.term(),
+        snapshot: Some(SnapshotMeta { log_id, system, size_bytes: 0 }),
+        ..RaftMessage::default()
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_not_stored_here_is_no_message() {
+    let (mut cluster, leader) = settled();
+    let follower = leader % 3 + 1;
+    let message = good_snapshot(&mut cluster, follower);
+    cluster.node(follower).handle_message(leader, message);
+    assert_eq!(cluster.node(follower).fatal(), None);
+    assert_eq!(cluster.node(follower).take_malformed(), 1);
+}
