@@ -54,8 +54,10 @@ impl Node {
             } else {
                 Some(ChangeRecord::decode(entry.data.clone()).map_err(|e| e.to_string())?)
             };
-            in_force = in_force.after(record.as_ref(), entry.log_id.index);
-            history.push(entry.log_id.index, in_force.clone());
+            if let Some(after) = in_force.after(record.as_ref(), entry.log_id.index) {
+                in_force = after;
+                history.push(entry.log_id.index, in_force.clone());
+            }
         }
         let mut cache = LogCache::new(&recovered, &in_force, config.log_cache_bytes_max);
         if let Some(meta) = snapshot {
