@@ -87,6 +87,15 @@ impl Membership {
         self.everyone().find(|member| member.id.raft_id() == id)
     }
 
+    /// Whether it can be the membership of a cluster: somebody votes, the engine can tell all
+    /// servers apart, and none is two at once.
+    pub(crate) fn holds_together(&self) -> bool {
+        let mut known = BTreeMap::new();
+        let mut all = self.members.keys().chain(self.outgoing.keys());
+        all.all(|id| *known.entry(id.raft_id()).or_insert(*id) == *id)
+            && self.voters().next().is_some()
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         out.put_u8(VERSION);

@@ -106,7 +106,7 @@ fn inspect_snapshot(message: &RaftMessage) -> Verdict {
     let Ok(membership) = Membership::decode(meta.system.clone()) else {
         return Verdict::Malformed;
     };
-    if membership.voters().next().is_none() { Verdict::Malformed } else { Verdict::Fine }
+    if membership.holds_together() { Verdict::Fine } else { Verdict::Malformed }
 }
 
 fn well_formed(entry: &Entry) -> bool {

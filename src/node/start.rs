@@ -112,6 +112,11 @@ impl Node {
 }
 
 fn decode(system: bytes::Bytes) -> Result<Membership, String> {
-    Membership::decode(system)
-        .map_err(|error| format!("the stored membership is unreadable: {error}"))
+    let blank = system.is_empty();
+    let membership = Membership::decode(system)
+        .map_err(|error| format!("the stored membership is unreadable: {error}"))?;
+    match blank || membership.holds_together() {
+        true => Ok(membership),
+        false => Err(format!("the stored membership cannot be: {membership:?}")),
+    }
 }

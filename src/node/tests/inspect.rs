@@ -1,6 +1,6 @@
 //! The inbound checks, line by line: each of these messages would make the engine panic or lie.
 
-use super::cluster::{Cluster, voter};
+use super::cluster::{Cluster, learner, voter};
 use crate::id::LogId;
 use crate::node::inspect::Verdict;
 use crate::storage::{Entry, SnapshotMeta};
@@ -75,6 +75,16 @@ fn a_snapshot_must_name_a_place_and_voters() {
     assert_eq!(judge(snapshot(LogId { term: 10, ..at }, &good)), Verdict::Malformed);
     assert_eq!(judge(snapshot(at, b"")), Verdict::Malformed, "no voters");
     assert_eq!(judge(snapshot(at, b"x")), Verdict::Malformed, "no membership");
+    let twin = |n: u64| {
+        let mut id = crate::id::NodeId::from(n).to_bytes();
+        id[15] = 1;
+        crate::membership::Member { id: crate::id::NodeId::from_bytes(id).unwrap(), ..voter(n) }
+    };
+    let twins = crate::membership::Membership::first([voter(1), voter(2), twin(2)]);
+    assert_eq!(judge(snapshot(at, &twins.encode())), Verdict::Malformed, "twins to the engine");
+    let mut joint = crate::membership::Membership::first([voter(1), learner(2)]);
+    joint.outgoing.insert(twin(2).id, twin(2));
+    assert_eq!(judge(snapshot(at, &joint.encode())), Verdict::Malformed, "a twin on its way out");
 }
 
 #[test]
