@@ -99,14 +99,16 @@ fn inspect_append(message: &RaftMessage) -> Verdict {
 }
 
 fn inspect_snapshot(message: &RaftMessage) -> Verdict {
-    let Some(meta) = &message.snapshot else { return Verdict::Malformed };
-    if meta.log_id.index == 0 || meta.log_id.term == 0 || meta.log_id.term > message.term {
-        return Verdict::Malformed;
-    }
-    let Ok(membership) = Membership::decode(meta.system.clone()) else {
-        return Verdict::Malformed;
-    };
-    if membership.holds_together() { Verdict::Fine } else { Verdict::Malformed }
+    if is_sound_snapshot(message) { Verdict::Fine } else { Verdict::Malformed }
+}
+
+/// Whether a message is the head of a snapshot that can be.
+pub(crate) fn is_sound_snapshot(message: &RaftMessage) -> bool {
+    let Some(meta) = &message.snapshot else { return false };
+    let at = meta.log_id;
+    at.index != 0
+        && (1..=message.term).contains(&at.term)
+        && Membership::decode(meta.system.clone()).is_ok_and(|system| system.holds_together())
 }
 
 fn well_formed(entry: &Entry) -> bool {

@@ -32,6 +32,7 @@ mod writes;
 pub(crate) use self::change::ChangeOutcome;
 use self::history::History;
 use self::inspect::Verdict;
+pub(crate) use self::inspect::is_sound_snapshot;
 pub(crate) use self::log::Fetch;
 use self::log::LogCache;
 pub(crate) use self::proposals::Proposals;
