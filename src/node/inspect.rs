@@ -39,6 +39,10 @@ impl Node {
             RaftKind::AppendResponse => self.inspect_append_response(from, message),
             RaftKind::Heartbeat => self.inspect_heartbeat(message),
             RaftKind::Snapshot => inspect_snapshot(message),
+            // W5: a server asks for votes when its log is durable; before, none is an answer.
+            RaftKind::PreVoteResponse | RaftKind::VoteResponse if !self.is_log_durable() => {
+                Verdict::Useless
+            }
             RaftKind::TimeoutNow if self.must_not_campaign() => Verdict::Useless,
             _ => Verdict::Fine,
         }

@@ -97,7 +97,7 @@ pub(crate) struct ApplyJob {
 impl Node {
     pub(crate) fn handle_tick(&mut self) {
         self.guarded(|node| {
-            if node.must_not_campaign() {
+            if !node.is_leader() && node.must_not_campaign() {
                 return;
             }
             node.raw.tick();
@@ -407,12 +407,16 @@ impl Node {
         Some((progress.matched, progress.recent_active, snapshot))
     }
 
-    /// W5: the only voter must not elect itself while the end of its log is not durable.
+    /// W5: the only voter must not elect itself while the end of its log is not durable. In a joint
+    /// configuration it may be the only one of both.
     fn must_not_campaign(&self) -> bool {
         let raft = &self.raw.raft;
-        raft.state != StateRole::Leader
-            && raft.prs().is_singleton()
-            && raft.raft_log.persisted < raft.raft_log.last_index()
+        !self.is_log_durable() && raft.prs().conf().voters().ids().iter().all(|id| id == raft.id)
+    }
+
+    fn is_log_durable(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        log.persisted == log.last_index()
     }
 
     fn reads_in_engine(&self) -> usize {
