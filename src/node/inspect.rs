@@ -25,7 +25,7 @@ pub(super) enum Verdict {
 impl Node {
     /// Judges a message of `from`, and mends the one kind that the engine handles wrongly.
     pub(super) fn inspect(&self, from: u64, message: &mut RaftMessage) -> Verdict {
-        if message.term == 0 || from == 0 || from == self.raw.raft.id {
+        if !(1..=NUMBER_MAX).contains(&message.term) || from == 0 || from == self.raw.raft.id {
             return Verdict::Malformed;
         }
         if message.snapshot.is_some() != (message.kind == RaftKind::Snapshot) {
@@ -110,7 +110,7 @@ fn inspect_snapshot(message: &RaftMessage) -> Verdict {
 pub(crate) fn is_sound_snapshot(message: &RaftMessage) -> bool {
     let Some(meta) = &message.snapshot else { return false };
     let at = meta.log_id;
-    at.index != 0
+    (1..=NUMBER_MAX).contains(&at.index)
         && (1..=message.term).contains(&at.term)
         && Membership::decode(meta.system.clone()).is_ok_and(|system| system.holds_together())
 }
@@ -134,3 +134,7 @@ impl From<Verdict> for Option<Fatal> {
         }
     }
 }
+
+/// The highest term and index that a peer is believed: nobody gets there by counting, and from here
+/// on the engine can count without running over.
+const NUMBER_MAX: u64 = u64::MAX >> 1;

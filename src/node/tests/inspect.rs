@@ -159,3 +159,28 @@ fn a_snapshot_that_is_not_stored_here_is_no_message() {
     assert_eq!(cluster.node(follower).fatal(), None);
     assert_eq!(cluster.node(follower).take_malformed(), 1);
 }
+
+#[test]
+fn a_term_or_an_index_that_no_cluster_reaches_is_malformed() {
+    let (mut cluster, leader) = settled();
+    let follower = leader % 3 + 1;
+    let heartbeat =
+        RaftMessage { kind: RaftKind::Heartbeat, term: u64::MAX, ..RaftMessage::default() };
+    let snapshot = |term: u64, at: LogId| RaftMessage {
+        kind: RaftKind::Snapshot,
+        term,
+        snapshot: Some(SnapshotMeta {
+            log_id: at,
+            system: crate::membership::Membership::first([voter(1), voter(2)]).encode(),
+            size_bytes: 0,
+        }),
+        ..RaftMessage::default()
+    };
+    let node = cluster.node(follower);
+    node.handle_message(leader, heartbeat);
+    node.handle_snapshot(leader, snapshot(9, LogId { term: 9, index: u64::MAX }));
+    node.handle_snapshot(leader, snapshot(u64::MAX, LogId { term: 9, index: 9 }));
+    assert_eq!(node.take_malformed(), 3);
+    cluster.tick(100);
+    assert_eq!(cluster.node(follower).fatal(), None);
+}
