@@ -34,6 +34,10 @@ impl Node {
         if !message.entries.is_empty() && message.kind != RaftKind::Append {
             return Verdict::Malformed;
         }
+        // Nobody asks the engine to ask for a snapshot.
+        if message.request_snapshot != 0 {
+            return Verdict::Malformed;
+        }
         match message.kind {
             RaftKind::Append => inspect_append(message),
             RaftKind::AppendResponse => self.inspect_append_response(from, message),
@@ -68,8 +72,12 @@ impl Node {
             return Verdict::Malformed;
         }
         let Some(progress) = raft.prs().get(from) else { return Verdict::Useless };
-        if !message.reject || message.request_snapshot != 0 {
+        if !message.reject {
             return Verdict::Fine;
+        }
+        // A follower refuses what stands at an index, and hints at one before.
+        if message.reject_hint > message.log_id.index {
+            return Verdict::Malformed;
         }
         // A late refusal of what the follower has acknowledged since would make the engine go back
         // behind that.

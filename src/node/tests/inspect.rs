@@ -184,3 +184,27 @@ fn a_term_or_an_index_that_no_cluster_reaches_is_malformed() {
     cluster.tick(100);
     assert_eq!(cluster.node(follower).fatal(), None);
 }
+
+#[test]
+fn a_refusal_that_hints_past_the_end_of_the_log_is_malformed() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    cluster.cut.insert(3);
+    let leader = cluster.elect();
+    let node = cluster.node(leader);
+    // It is not known yet what server 3 has.
+    let refusal = |index, reject_hint| RaftMessage {
+        kind: RaftKind::AppendResponse,
+        term: 2,
+        log_id: LogId { term: 0, index },
+        reject: true,
+        reject_hint,
+        ..RaftMessage::default()
+    };
+    assert_eq!((node.term(), node.last().index), (2, 2));
+    node.handle_message(3, refusal(1, u64::MAX));
+    assert_eq!(node.take_malformed(), 1);
+    assert_eq!(node.fatal(), None);
+    node.handle_message(3, refusal(1, 1));
+    assert_eq!(node.take_malformed(), 0);
+    assert_eq!(node.fatal(), None);
+}
