@@ -14,6 +14,7 @@ use super::mailbox::Mailbox;
 use super::request::{Ask, Budget};
 use crate::config::Config;
 use crate::id::{ClusterId, NodeId};
+use crate::node;
 use crate::runtime::ByteReader;
 use crate::status::Status;
 use crate::storage::{SnapshotMeta, SnapshotStore, StorageError};
@@ -181,6 +182,10 @@ impl Inbox for Shared {
         if meta.log_id.index <= self.published().status.commit {
             return Err(StreamRefused::NotNeeded);
         }
+        // What is stored here may be started from, so it is looked at before.
+        if !node::is_sound_snapshot(&raft) {
+            return Err(StreamRefused::Failed("no such snapshot can be".to_owned()));
+        }
         self.store(&meta, body).await?;
         self.inbound.push(Inbound::Snapshot(from, raft)).map_err(|_| StreamRefused::Busy)
     }
@@ -257,3 +262,67 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Jobs report once each, and the driver bounds how many there are; this is only far above that.
 const JOBS_MAX: usize = 1 << 16;
 const STREAM_CHUNK_BYTES: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures::executor::block_on;
+    use futures::io::Cursor;
+
+    use super::*;
+    use crate::id::{GroupId, LogId};
+    use crate::membership::{Member, Membership};
+    use crate::status::{Counters, RaftRole};
+    use crate::storage::MemorySnapshotStore;
+
+    fn shared(snapshots: Arc<MemorySnapshotStore>) -> Shared {
+        let (cluster, node) = (ClusterId::from_random(1, 2), NodeId::from(1));
+        let local = Local { cluster, group: GroupId(0), node };
+        let status = Status {
+            id: node,
+            cluster,
+            role: RaftRole::Follower,
+            term: 1,
+            leader: None,
+            established: false,
+            membership: Membership::default(),
+            last: LogId::default(),
+            commit: 1,
+            applied: 1,
+            snapshot: LogId::default(),
+            progress: Vec::new(),
+            counters: Counters::default(),
+            stopped: None,
+        };
+        Shared::new(&Config::default(), local, status, snapshots)
+    }
+
+    #[test]
+    fn a_snapshot_that_cannot_be_is_not_even_stored() {
+        let store = Arc::new(MemorySnapshotStore::new());
+        let shared = shared(store.clone());
+        let send = |system: Bytes| {
+            let log_id = LogId { term: 1, index: 9 };
+            let raft = RaftMessage {
+                kind: RaftKind::Snapshot,
+                term: 1,
+                snapshot: Some(SnapshotMeta { log_id, system, size_bytes: 4 }),
+                ..RaftMessage::default()
+            };
+            let head = Message {
+                cluster: shared.local().cluster,
+                group: GroupId(0),
+                from: 2.into(),
+                from_address: Arc::from("a2"),
+                to: Some(1.into()),
+                body: MessageBody::Raft(raft),
+            };
+            block_on(shared.receive_stream(head, Box::pin(Cursor::new(b"body"))))
+        };
+        assert!(matches!(send(Bytes::new()), Err(StreamRefused::Failed(_))), "of nobody");
+        assert!(block_on(store.list()).unwrap().is_empty());
+        let members = Membership::first([Member::voter(2.into(), "n2", "a2")]);
+        assert_eq!(send(members.encode()), Ok(()));
+        assert_eq!(block_on(store.list()).unwrap().len(), 1);
+    }
+}

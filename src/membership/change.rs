@@ -66,7 +66,10 @@ impl Change {
         let tag = bytes.try_get_u8()?;
         let id = read_id(&mut bytes)?;
         let change = match tag {
-            0 => Self::Add(Member::decode(&mut bytes)?),
+            0 => match Member::decode(&mut bytes)? {
+                member if member.id == id => Self::Add(member),
+                _ => return Err(DecodeError::Invalid { field: "id of a member" }),
+            },
             1 => Self::Demote(id),
             2 => Self::Promote(id),
             3 => Self::Readdress { id, address: read_text(&mut bytes)? },
@@ -192,7 +195,14 @@ impl ChangeRecord {
             };
             steps.push(Step { kind, id: bytes.try_get_u64_le()? });
         }
-        let Membership { members, staging, tombstones, .. } = Membership::decode(bytes)?;
+        if bytes.is_empty() {
+            return Err(DecodeError::Truncated);
+        }
+        let after = Membership::decode(bytes)?;
+        if after.index != 0 || !after.outgoing.is_empty() {
+            return Err(DecodeError::Invalid { field: "members of a change" });
+        }
+        let Membership { members, staging, tombstones, .. } = after;
         Ok(Self { steps, members, staging, tombstones })
     }
 
@@ -234,9 +244,14 @@ impl Membership {
         Ok(Some(ChangeRecord { steps, members, staging, tombstones }))
     }
 
-    /// The membership after the entry at `index` with this record; `None` is the entry that leaves
-    /// a joint one.
-    pub(crate) fn after(&self, record: Option<&ChangeRecord>, index: u64) -> Self {
+    /// The membership after the entry at `index` with this record; no record is the entry that
+    /// leaves a joint one. Nothing if it does not follow on this one: such an entry changes
+    /// nothing, on every server alike.
+    pub(crate) fn after(&self, record: Option<&ChangeRecord>, index: u64) -> Option<Self> {
+        let follows = record.map_or(self.is_joint(), |record| self.leads_to(record));
+        if !follows {
+            return None;
+        }
         let mut after = self.clone();
         after.index = index;
         after.outgoing.clear();
@@ -248,7 +263,30 @@ impl Membership {
             after.staging.clone_from(&record.staging);
             after.tombstones.clone_from(&record.tombstones);
         }
-        after
+        Some(after)
+    }
+
+    /// Whether the steps of a record, which the engine is told, end where its members stand, which
+    /// we tell everybody else.
+    fn leads_to(&self, record: &ChangeRecord) -> bool {
+        let role = |member: &Member| (member.id.raft_id(), member.role);
+        let mut roles: BTreeMap<u64, Role> = self.members().map(role).collect();
+        for step in &record.steps {
+            match step.kind {
+                StepKind::Learner => roles.insert(step.id, Role::Learner),
+                StepKind::Remove => roles.remove(&step.id),
+                StepKind::Voter => roles.insert(step.id, Role::Voter),
+            };
+        }
+        let after: BTreeMap<u64, Role> = record.members.values().map(role).collect();
+        let known = |member: &Member| self.by_raft_id(member.id.raft_id());
+        let twin = |member: &Member| known(member).is_some_and(|known| known.id != member.id);
+        !self.is_joint()
+            && !record.steps.is_empty()
+            && roles == after
+            && after.len() == record.members.len()
+            && after.values().any(|role| *role == Role::Voter)
+            && !record.members.values().any(twin)
     }
 
     fn found(&self, id: NodeId) -> Result<&Member, MembershipError> {
@@ -362,7 +400,7 @@ mod tests {
     fn an_id_never_comes_back() {
         let m = three();
         let record = m.plan(&Change::Remove(2.into())).unwrap().unwrap();
-        let after = m.after(Some(&record), 9);
+        let after = m.after(Some(&record), 9).unwrap();
         let err = after.plan(&Change::Add(learner(2, "a9"))).unwrap_err();
         assert_eq!(err, MembershipError::UsedId { id: 2.into() });
         let mut twin = NodeId::from(1).to_bytes();
@@ -378,11 +416,11 @@ mod tests {
         let new = Member { role: Role::Voter, ..learner(4, "a4") };
         let record = m.plan(&Change::Replace { old: 3.into(), new }).unwrap().unwrap();
         assert_eq!(ChangeRecord::decode(record.encode()), Ok(record.clone()));
-        let joint = m.after(Some(&record), 9);
+        let joint = m.after(Some(&record), 9).unwrap();
         assert!(joint.is_joint());
         assert_eq!(joint.everyone().count(), 4);
         assert_eq!(joint.plan(&Change::Remove(1.into())), Err(MembershipError::InProgress));
-        let done = joint.after(None, 10);
+        let done = joint.after(None, 10).unwrap();
         assert_eq!((done.everyone().count(), done.index(), done.is_joint()), (3, 10, false));
         assert_eq!(Membership::decode(joint.encode()), Ok(joint));
     }
@@ -404,5 +442,82 @@ mod tests {
                 assert!(Change::decode(bytes.slice(..len)).is_err(), "cut to {len}");
             }
         }
+        let mut bytes = Change::Add(learner(4, "a4")).encode().to_vec();
+        bytes[1] ^= 1;
+        let two = DecodeError::Invalid { field: "id of a member" };
+        assert_eq!(Change::decode(bytes.into()), Err(two), "it names two servers");
+    }
+
+    #[test]
+    fn a_membership_has_one_encoding() {
+        let swapped = |at: usize, with: usize, bytes: Bytes| {
+            let mut bytes = bytes.to_vec();
+            bytes.swap(at, with);
+            Membership::decode(bytes.into()).unwrap_err()
+        };
+        let out_of_order = DecodeError::Invalid { field: "order of members" };
+        // The first bytes of the ids that differ: of the first and the second of the members, then
+        // of those who wait for their promotion.
+        let (first, second) = (1 + 8 + 4 + 7, 1 + 8 + 4 + 7 + 16 + 1 + 4 + 2 + 4 + 2);
+        assert_eq!(swapped(first, second, three().encode()), out_of_order);
+        let mut twice = three().encode().to_vec();
+        twice[second] = twice[first];
+        assert_eq!(Membership::decode(twice.into()), Err(out_of_order.clone()));
+        let staging = BTreeSet::from([NodeId::from(1), NodeId::from(2)]);
+        let bytes = Membership { staging, ..Membership::default() }.encode();
+        let first = 1 + 8 + 4 + 4 + 4 + 7;
+        assert_eq!(swapped(first, first + 16, bytes), out_of_order);
+    }
+
+    #[test]
+    fn a_record_says_where_the_members_go_and_not_where_they_come_from() {
+        let record = three().plan(&Change::Remove(2.into())).unwrap().unwrap();
+        let with = |membership: Membership| {
+            let mut bytes = record.encode()[..1 + 9].to_vec();
+            bytes.extend_from_slice(&membership.encode());
+            ChangeRecord::decode(bytes.into())
+        };
+        assert!(with(Membership { index: 0, ..three() }).is_ok());
+        let invalid = Err(DecodeError::Invalid { field: "members of a change" });
+        assert_eq!(with(three()), invalid, "an index");
+        let outgoing = three().members;
+        assert_eq!(with(Membership { index: 0, outgoing, ..three() }), invalid);
+        let nobody = ChangeRecord::decode(record.encode().slice(..1 + 9));
+        assert_eq!(nobody, Err(DecodeError::Truncated), "no bytes are no membership here");
+    }
+
+    #[test]
+    fn a_record_that_does_not_follow_changes_nothing() {
+        let m = three();
+        let new = Member { role: Role::Voter, ..learner(4, "a4") };
+        let good = m.plan(&Change::Replace { old: 3.into(), new }).unwrap().unwrap();
+        let joint = m.after(Some(&good), 9).unwrap();
+        assert_eq!(m.after(None, 9), None, "there is nothing to leave");
+        assert_eq!(joint.after(Some(&good), 10), None, "it is joint already");
+        let bent = |bend: fn(&mut ChangeRecord)| {
+            let mut record = good.clone();
+            bend(&mut record);
+            m.after(Some(&record), 9)
+        };
+        assert_eq!(bent(|record| record.steps.clear()), None, "no step");
+        assert_eq!(bent(|record| record.steps.truncate(1)), None, "a step too few");
+        assert_eq!(bent(|record| drop(record.members.pop_last())), None, "a member too few");
+        assert_eq!(bent(|r| r.steps[0].kind = StepKind::Learner), None, "another role");
+        let twin = |record: &mut ChangeRecord| {
+            let mut member = record.members.pop_first().unwrap().1;
+            let mut id = member.id.to_bytes();
+            id[15] = 1;
+            member.id = NodeId::from_bytes(id).unwrap();
+            record.members.insert(member.id, member);
+        };
+        assert_eq!(bent(twin), None, "another server of the same name to the engine");
+        let nobody = ChangeRecord {
+            steps: (1..=3)
+                .map(|id| Step { kind: StepKind::Remove, id: NodeId::from(id).raft_id() })
+                .collect(),
+            members: BTreeMap::new(),
+            ..good.clone()
+        };
+        assert_eq!(m.after(Some(&nobody), 9), None, "no voter is left");
     }
 }

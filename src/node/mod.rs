@@ -32,6 +32,7 @@ mod writes;
 pub(crate) use self::change::ChangeOutcome;
 use self::history::History;
 use self::inspect::Verdict;
+pub(crate) use self::inspect::is_sound_snapshot;
 pub(crate) use self::log::Fetch;
 use self::log::LogCache;
 pub(crate) use self::proposals::Proposals;
@@ -44,7 +45,7 @@ use crate::id::LogId;
 use crate::membership::Membership;
 use crate::status::RaftRole;
 use crate::storage::{Base, Entry, SnapshotMeta};
-use crate::transport::RaftMessage;
+use crate::transport::{RaftKind, RaftMessage};
 
 pub(crate) struct Node {
     raw: RawNode<LogCache>,
@@ -96,7 +97,7 @@ pub(crate) struct ApplyJob {
 impl Node {
     pub(crate) fn handle_tick(&mut self) {
         self.guarded(|node| {
-            if node.must_not_campaign() {
+            if !node.is_leader() && node.must_not_campaign() {
                 return;
             }
             node.raw.tick();
@@ -108,7 +109,17 @@ impl Node {
         });
     }
 
-    pub(crate) fn handle_message(&mut self, from: u64, mut message: RaftMessage) {
+    pub(crate) fn handle_message(&mut self, from: u64, message: RaftMessage) {
+        if message.kind == RaftKind::Snapshot {
+            // It comes as a stream, and goes to the engine when it is stored: the engine would take
+            // it for there.
+            self.malformed += 1;
+            return;
+        }
+        self.take_in(from, message);
+    }
+
+    fn take_in(&mut self, from: u64, mut message: RaftMessage) {
         self.guarded(|node| match node.inspect(from, &mut message) {
             Verdict::Fine => {
                 let message = engine::message_to_engine(from, node.raw.raft.id, message);
@@ -398,12 +409,16 @@ impl Node {
         Some((progress.matched, progress.recent_active, snapshot))
     }
 
-    /// W5: the only voter must not elect itself while the end of its log is not durable.
+    /// W5: the only voter must not elect itself while the end of its log is not durable. In a joint
+    /// configuration it may be the only one of both.
     fn must_not_campaign(&self) -> bool {
         let raft = &self.raw.raft;
-        raft.state != StateRole::Leader
-            && raft.prs().is_singleton()
-            && raft.raft_log.persisted < raft.raft_log.last_index()
+        !self.is_log_durable() && raft.prs().conf().voters().ids().iter().all(|id| id == raft.id)
+    }
+
+    fn is_log_durable(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        log.persisted == log.last_index()
     }
 
     fn reads_in_engine(&self) -> usize {

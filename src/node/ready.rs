@@ -186,8 +186,10 @@ impl Node {
         let Some(change) = engine::parse_change(&entry.data) else { return };
         let record = engine::change_from_engine(&entry.data);
         let record = crate::membership::ChangeRecord::decode(record).ok();
-        let Ok(state) = self.raw.apply_conf_change(&change) else { return };
-        let membership = self.history.current().after(record.as_ref(), entry.index);
+        let after = self.history.current().after(record.as_ref(), entry.index);
+        let Some(membership) = after else { return };
+        let state = self.raw.apply_conf_change(&change);
+        let state = state.expect("the engine takes every change that follows");
         assert!(
             engine::same_conf_state(&membership, &state),
             "membership {membership:?} is not what the engine makes of it: {state:?}"
@@ -222,7 +224,7 @@ impl Node {
     /// The membership that a stored snapshot brings, so that the engine's message can be answered.
     pub(crate) fn handle_snapshot(&mut self, from: u64, message: crate::transport::RaftMessage) {
         self.staged_snapshot.clone_from(&message.snapshot);
-        self.handle_message(from, message);
+        self.take_in(from, message);
         if self.installing.is_none() {
             self.staged_snapshot = None;
         }

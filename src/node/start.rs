@@ -54,8 +54,10 @@ impl Node {
             } else {
                 Some(ChangeRecord::decode(entry.data.clone()).map_err(|e| e.to_string())?)
             };
-            in_force = in_force.after(record.as_ref(), entry.log_id.index);
-            history.push(entry.log_id.index, in_force.clone());
+            if let Some(after) = in_force.after(record.as_ref(), entry.log_id.index) {
+                in_force = after;
+                history.push(entry.log_id.index, in_force.clone());
+            }
         }
         let mut cache = LogCache::new(&recovered, &in_force, config.log_cache_bytes_max);
         if let Some(meta) = snapshot {
@@ -110,6 +112,11 @@ impl Node {
 }
 
 fn decode(system: bytes::Bytes) -> Result<Membership, String> {
-    Membership::decode(system)
-        .map_err(|error| format!("the stored membership is unreadable: {error}"))
+    let blank = system.is_empty();
+    let membership = Membership::decode(system)
+        .map_err(|error| format!("the stored membership is unreadable: {error}"))?;
+    match blank || membership.holds_together() {
+        true => Ok(membership),
+        false => Err(format!("the stored membership cannot be: {membership:?}")),
+    }
 }

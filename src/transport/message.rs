@@ -589,13 +589,22 @@ impl Reader {
             }
             1 => Verb::ReadIndex,
             2 => {
-                let planned = self.0.try_get_u8()? != 0;
-                let index = self.0.try_get_u64_le()?;
-                let change = Change::decode(self.bytes()?)?;
-                Verb::Change { change, planned_on: planned.then_some(index) }
+                let planned_on = match (self.0.try_get_u8()?, self.0.try_get_u64_le()?) {
+                    (0, 0) => None,
+                    (1, index) => Some(index),
+                    _ => return Err(invalid("planned on")),
+                };
+                Verb::Change { change: Change::decode(self.bytes()?)?, planned_on }
             }
             3 => Verb::Transfer { to: self.node()? },
-            4 => Verb::Join { member: Member::decode(&mut self.bytes()?)? },
+            4 => {
+                let mut bytes = self.bytes()?;
+                let member = Member::decode(&mut bytes)?;
+                if !bytes.is_empty() {
+                    return Err(DecodeError::TrailingBytes { bytes: bytes.len() });
+                }
+                Verb::Join { member }
+            }
             _ => return Err(invalid("request")),
         };
         Ok(Request { id, hops, patience_ms, verb })

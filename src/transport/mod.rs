@@ -10,6 +10,8 @@ use crate::runtime::ByteReader;
 #[cfg(feature = "transport-stream")]
 pub mod frame;
 mod message;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::message::{
     Answer, MessageBody, RaftMessage, Refusal, Reply, Request, RequestId, Verb,

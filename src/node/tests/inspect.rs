@@ -1,6 +1,6 @@
 //! The inbound checks, line by line: each of these messages would make the engine panic or lie.
 
-use super::cluster::{Cluster, voter};
+use super::cluster::{Cluster, learner, voter};
 use crate::id::LogId;
 use crate::node::inspect::Verdict;
 use crate::storage::{Entry, SnapshotMeta};
@@ -75,6 +75,16 @@ fn a_snapshot_must_name_a_place_and_voters() {
     assert_eq!(judge(snapshot(LogId { term: 10, ..at }, &good)), Verdict::Malformed);
     assert_eq!(judge(snapshot(at, b"")), Verdict::Malformed, "no voters");
     assert_eq!(judge(snapshot(at, b"x")), Verdict::Malformed, "no membership");
+    let twin = |n: u64| {
+        let mut id = crate::id::NodeId::from(n).to_bytes();
+        id[15] = 1;
+        crate::membership::Member { id: crate::id::NodeId::from_bytes(id).unwrap(), ..voter(n) }
+    };
+    let twins = crate::membership::Membership::first([voter(1), voter(2), twin(2)]);
+    assert_eq!(judge(snapshot(at, &twins.encode())), Verdict::Malformed, "twins to the engine");
+    let mut joint = crate::membership::Membership::first([voter(1), learner(2)]);
+    joint.outgoing.insert(twin(2).id, twin(2));
+    assert_eq!(judge(snapshot(at, &joint.encode())), Verdict::Malformed, "a twin on its way out");
 }
 
 #[test]
@@ -125,4 +135,76 @@ fn a_late_refusal_does_not_take_back_an_acknowledgement() {
     refusal.log_id.index = matched + 1;
     assert_eq!(cluster.node(leader).inspect(follower, &mut refusal), Verdict::Fine);
     assert_eq!((refusal.reject_hint, refusal.log_id.term), (matched, 0));
+}
+
+/// A snapshot that follows on what a settled cluster has, with the membership it has.
+fn good_snapshot(cluster: &mut Cluster, id: u64) -> RaftMessage {
+    let node = cluster.node(id);
+    let log_id = LogId { term: node.term(), index: node.last().index + 9 };
+    let system = node.membership().encode();
+    RaftMessage {
+        kind: RaftKind::Snapshot,
+        term: node.term(),
+        snapshot: Some(SnapshotMeta { log_id, system, size_bytes: 0 }),
+        ..RaftMessage::default()
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_not_stored_here_is_no_message() {
+    let (mut cluster, leader) = settled();
+    let follower = leader % 3 + 1;
+    let message = good_snapshot(&mut cluster, follower);
+    cluster.node(follower).handle_message(leader, message);
+    assert_eq!(cluster.node(follower).fatal(), None);
+    assert_eq!(cluster.node(follower).take_malformed(), 1);
+}
+
+#[test]
+fn a_term_or_an_index_that_no_cluster_reaches_is_malformed() {
+    let (mut cluster, leader) = settled();
+    let follower = leader % 3 + 1;
+    let heartbeat =
+        RaftMessage { kind: RaftKind::Heartbeat, term: u64::MAX, ..RaftMessage::default() };
+    let snapshot = |term: u64, at: LogId| RaftMessage {
+        kind: RaftKind::Snapshot,
+        term,
+        snapshot: Some(SnapshotMeta {
+            log_id: at,
+            system: crate::membership::Membership::first([voter(1), voter(2)]).encode(),
+            size_bytes: 0,
+        }),
+        ..RaftMessage::default()
+    };
+    let node = cluster.node(follower);
+    node.handle_message(leader, heartbeat);
+    node.handle_snapshot(leader, snapshot(9, LogId { term: 9, index: u64::MAX }));
+    node.handle_snapshot(leader, snapshot(u64::MAX, LogId { term: 9, index: 9 }));
+    assert_eq!(node.take_malformed(), 3);
+    cluster.tick(100);
+    assert_eq!(cluster.node(follower).fatal(), None);
+}
+
+#[test]
+fn a_refusal_that_hints_past_the_end_of_the_log_is_malformed() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    cluster.cut.insert(3);
+    let leader = cluster.elect();
+    let node = cluster.node(leader);
+    // It is not known yet what server 3 has.
+    let refusal = |index, reject_hint| RaftMessage {
+        kind: RaftKind::AppendResponse,
+        term: 2,
+        log_id: LogId { term: 0, index },
+        reject: true,
+        reject_hint,
+        ..RaftMessage::default()
+    };
+    assert_eq!((node.term(), node.last().index), (2, 2));
+    node.handle_message(3, refusal(1, u64::MAX));
+    assert_eq!(node.take_malformed(), 1);
+    assert_eq!(node.fatal(), None);
+    node.handle_message(3, refusal(1, 1));
+    assert_eq!(node.take_malformed(), 0);
+    assert_eq!(node.fatal(), None);
 }

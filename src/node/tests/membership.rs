@@ -1,9 +1,12 @@
 //! Changes of the membership as the core makes them.
 
 use super::cluster::{Cluster, learner, voter};
+use crate::id::LogId;
 use crate::membership::{Change, Member, MembershipError, Role};
 use crate::node::ChangeOutcome;
 use crate::status::RaftRole;
+use crate::storage::{Entry, EntryKind};
+use crate::transport::{RaftKind, RaftMessage};
 
 #[test]
 fn a_blank_server_joins_by_snapshot_and_can_be_promoted() {
@@ -98,4 +101,34 @@ fn a_restart_finds_the_membership_again() {
         assert!(membership.member(4.into()).is_some(), "server {id}");
         assert_eq!(membership.index(), index);
     }
+}
+
+#[test]
+fn a_committed_change_that_does_not_follow_is_skipped_now_and_after_a_restart() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    let follower = leader % 3 + 1;
+    let before = cluster.node(follower).membership().clone();
+    // It says that server 9 comes in, and leaves it out of the members.
+    let mut record = before.plan(&Change::Add(learner(9))).unwrap().unwrap();
+    record.members.remove(&9.into());
+    let node = cluster.node(follower);
+    let (term, last) = (node.term(), node.last());
+    let log_id = LogId { term, index: last.index + 1 };
+    let message = RaftMessage {
+        kind: RaftKind::Append,
+        term,
+        log_id: last,
+        commit: log_id.index,
+        entries: vec![Entry { log_id, kind: EntryKind::Change, data: record.encode() }],
+        ..RaftMessage::default()
+    };
+    node.handle_message(leader, message);
+    cluster.work();
+    let node = cluster.node(follower);
+    assert_eq!((node.fatal(), node.applied()), (None, log_id));
+    assert_eq!(node.membership(), &before);
+    cluster.crash(follower);
+    cluster.work();
+    assert_eq!(cluster.node(follower).membership(), &before);
 }

@@ -192,6 +192,71 @@ fn w5_the_only_voter_does_not_campaign_while_its_log_is_not_durable() {
     assert_eq!(cluster.elect(), 1);
 }
 
+/// W5: in a joint configuration too a vote of one's own can be all that it takes.
+#[test]
+fn w5_holds_while_a_learner_is_replaced() {
+    let mut cluster = Cluster::of(&[voter(1), learner(2)]);
+    assert_eq!(cluster.elect(), 1);
+    cluster.server(1).prompt = false;
+    let replace = Change::Replace { old: 2.into(), new: learner(3) };
+    cluster.node(1).handle_change(&replace, None).unwrap().unwrap();
+    cluster.work();
+    // The change is durable and in force; the entry that leaves the joint configuration is neither.
+    cluster.server(1).finish_write();
+    cluster.work();
+    assert!(cluster.node(1).membership().is_joint());
+    let term = cluster.node(1).term() + 1;
+    let heartbeat = RaftMessage { kind: RaftKind::Heartbeat, term, ..RaftMessage::default() };
+    let now = RaftMessage { kind: RaftKind::TimeoutNow, term, ..RaftMessage::default() };
+    cluster.node(1).handle_message(2, heartbeat);
+    cluster.node(1).handle_message(2, now);
+    assert_eq!(cluster.node(1).fatal(), None);
+    assert!(!cluster.node(1).is_leader());
+    cluster.server(1).prompt = true;
+    cluster.work();
+    assert_eq!(cluster.elect(), 1);
+}
+
+/// W5: a leader that is told of a higher term is none any more, and campaigns at once if told to.
+#[test]
+fn w5_holds_for_a_leader_that_is_told_to_campaign() {
+    let mut cluster = Cluster::of(&[voter(1), learner(2)]);
+    assert_eq!(cluster.elect(), 1);
+    cluster.server(1).prompt = false;
+    cluster.node(1).handle_proposal(vec![Bytes::from_static(b"a")]).unwrap();
+    let term = cluster.node(1).term() + 1;
+    let now = RaftMessage { kind: RaftKind::TimeoutNow, term, ..RaftMessage::default() };
+    cluster.node(1).handle_message(2, now);
+    assert_eq!(cluster.node(1).fatal(), None);
+}
+
+/// W5: nobody can have voted for a log that is not durable, since nobody was asked yet.
+#[test]
+fn w5_a_vote_that_was_not_asked_for_is_not_counted() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    cluster.server(1).prompt = false;
+    let append = RaftMessage {
+        kind: RaftKind::Append,
+        term: 2,
+        log_id: LogId { term: 1, index: 1 },
+        commit: 1,
+        entries: vec![Entry::application(LogId { term: 2, index: 2 }, b"x")],
+        ..RaftMessage::default()
+    };
+    let now = RaftMessage { kind: RaftKind::TimeoutNow, term: 2, ..RaftMessage::default() };
+    let vote = RaftMessage { kind: RaftKind::VoteResponse, term: 3, ..RaftMessage::default() };
+    for message in [append, now, vote.clone()] {
+        cluster.node(1).handle_message(2, message);
+        cluster.work();
+    }
+    assert_eq!(cluster.node(1).fatal(), None);
+    assert!(!cluster.node(1).is_leader());
+    cluster.server(1).prompt = true;
+    cluster.work();
+    cluster.node(1).handle_message(2, vote);
+    assert!(cluster.node(1).is_leader());
+}
+
 /// W7: whoever restarts with less than it acknowledged finds out, and stops with the reason.
 #[test]
 fn w7_a_log_that_is_shorter_than_what_was_promised_is_found_out() {
