@@ -49,6 +49,12 @@ fn docs() -> Result<(), String> {
     run(command.env("RUSTDOCFLAGS", "-D warnings"))
 }
 
+/// How many rounds, and how many seconds one run takes; see docs/performance.md.
+pub(crate) fn bench(numbers: &[&str]) -> Result<(), String> {
+    let mut command = cargo_command("run --profile bench --package peers --");
+    run(command.args(numbers))
+}
+
 fn deny() -> Result<(), String> {
     if run(Command::new("cargo").args(["deny", "--version"])).is_err() {
         cargo("install --locked --debug cargo-deny")?;
