@@ -1,6 +1,7 @@
 //! The one door: `cargo xtask check` is what CI runs, each step of it can be run alone.
 
 mod crash;
+mod instructions;
 mod steps;
 
 use std::process::ExitCode;
@@ -12,6 +13,7 @@ fn main() -> ExitCode {
         ["check"] => steps::check(),
         ["bench", ref numbers @ ..] => steps::bench(numbers),
         ["crash", ref options @ ..] => crash::run(options),
+        ["instructions", "--write"] => instructions::write(),
         [step] if steps::STEPS.iter().any(|(name, _)| *name == step) => steps::one(step),
         _ => Err(usage()),
     };
@@ -27,5 +29,5 @@ fn main() -> ExitCode {
 fn usage() -> String {
     let steps: Vec<&str> = steps::STEPS.iter().map(|(name, _)| *name).collect();
     let others = "check | bench [ROUNDS [SECONDS]] | crash [--cycles N] [--seed N]";
-    format!("cargo xtask {others} | {}", steps.join(" | "))
+    format!("cargo xtask {others} | instructions --write | {}", steps.join(" | "))
 }

@@ -14,6 +14,7 @@ pub(crate) const STEPS: &[(&str, Step)] = &[
     ("test", test),
     ("docs", docs),
     ("deny", deny),
+    ("instructions", crate::instructions::compare),
 ];
 
 #[expect(clippy::disallowed_methods, reason = "a tool for people tells how long it took")]
