@@ -68,7 +68,7 @@ impl LogCache {
         }
     }
 
-    pub(super) fn append(&mut self, entries: &[Entry]) {
+    pub(super) fn append(&mut self, entries: Vec<Entry>) {
         let Some(first) = entries.first() else { return };
         self.truncate(first.index);
         for entry in entries {
@@ -79,8 +79,8 @@ impl LogCache {
             if entry.entry_type != EntryType::EntryNormal {
                 self.changes.insert(entry.index, entry.clone());
             }
-            self.tail_bytes += cost(entry);
-            self.tail.push_back(entry.clone());
+            self.tail_bytes += cost(&entry);
+            self.tail.push_back(entry);
         }
     }
 

@@ -20,8 +20,8 @@ impl<T> Proposals<T> {
 
     /// Registers a caller for the entry at `log_id`.
     pub(crate) fn register(&mut self, log_id: LogId, caller: T) {
-        let at = self.waiting.partition_point(|(place, _)| place.index < log_id.index);
-        if at < self.waiting.len() {
+        if self.waiting.back().is_some_and(|(last, _)| last.index >= log_id.index) {
+            let at = self.waiting.partition_point(|(place, _)| place.index < log_id.index);
             self.displaced.extend(self.waiting.drain(at..));
         }
         self.waiting.push_back((log_id, caller));

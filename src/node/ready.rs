@@ -49,7 +49,7 @@ impl Node {
             let ours = entries.iter().map(engine::entry_from_engine).collect();
             let replaces = self.writes.add(number, ours, hard_state);
             self.writes.must_sync();
-            self.raw.mut_store().append(&entries);
+            self.raw.mut_store().append(entries);
             return replaces;
         }
         if let Some(state) = hard_state {
@@ -72,18 +72,18 @@ impl Node {
         // W1: what a leader may send at once tells of its term, which must be durable before
         // anybody hears of it.
         let vote_durable = self.vote_barrier <= self.durable;
-        for message in ready.take_messages() {
-            self.plan_message(&message, vote_durable);
+        for mut message in ready.take_messages() {
+            self.plan_message(&mut message, vote_durable);
         }
-        for message in ready.take_persisted_messages() {
+        for mut message in ready.take_persisted_messages() {
             // An answer to a heartbeat says nothing about the log, so it need not wait for the
             // disk.
             let at_once = vote_durable && message.msg_type == MessageType::MsgHeartbeatResponse;
-            self.plan_message(&message, at_once || !self.is_writing());
+            self.plan_message(&mut message, at_once || !self.is_writing());
         }
     }
 
-    fn plan_message(&mut self, message: &eraftpb::Message, at_once: bool) {
+    fn plan_message(&mut self, message: &mut eraftpb::Message, at_once: bool) {
         let snapshot = self.raw.store().snapshot_meta();
         let Some(ours) = engine::message_from_engine(message, snapshot) else { return };
         if ours.kind == RaftKind::Snapshot {
@@ -148,8 +148,8 @@ impl Node {
         if self.changes_vote(&ready) {
             self.vote_barrier = number;
         }
-        for message in ready.take_persisted_messages() {
-            self.plan_message(&message, false);
+        for mut message in ready.take_persisted_messages() {
+            self.plan_message(&mut message, false);
         }
         let base = Base { log_id: meta.log_id, system: meta.system.clone() };
         self.writes.install(number, base, state);

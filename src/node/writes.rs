@@ -66,7 +66,10 @@ impl Writes {
             self.next.batch.entries.retain(|entry| entry.log_id().index < first);
         }
         self.handed = first + entries.len() as u64 - 1;
-        self.next.batch.entries.extend(entries);
+        match self.next.batch.entries.is_empty() {
+            true => self.next.batch.entries = entries,
+            false => self.next.batch.entries.extend(entries),
+        }
         replaces
     }
 

@@ -14,6 +14,7 @@ pub(crate) const STEPS: &[(&str, Step)] = &[
     ("test", test),
     ("docs", docs),
     ("deny", deny),
+    ("instructions", crate::instructions::compare),
 ];
 
 #[expect(clippy::disallowed_methods, reason = "a tool for people tells how long it took")]
@@ -47,6 +48,12 @@ fn docs() -> Result<(), String> {
     let mut command =
         cargo_command("doc --workspace --all-features --no-deps --document-private-items");
     run(command.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// How many rounds, and how many seconds one run takes; see docs/performance.md.
+pub(crate) fn bench(numbers: &[&str]) -> Result<(), String> {
+    let mut command = cargo_command("run --profile bench --package peers --");
+    run(command.args(numbers))
 }
 
 fn deny() -> Result<(), String> {
