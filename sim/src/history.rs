@@ -1,7 +1,8 @@
 //! What the clients of a run asked of a map, when, and what they were told.
 //!
-//! A [`History`] is all that a judge needs: it says nothing of nodes, terms or faults. It is written
-//! while the run goes on, saved as JSON when the run fails, and read back by whoever looks into it.
+//! A [`History`] is all that a judge needs: it says nothing of nodes, terms or faults. It is
+//! written while the run goes on, saved as JSON when the run fails, and read back by whoever looks
+//! into it.
 //!
 //! ```
 //! use std::time::Duration;
@@ -10,7 +11,8 @@
 //!
 //! let mut history = History::default();
 //! let ms = Duration::from_millis;
-//! let write = history.invoke(ms(1), Request { client: 1, key: 9, call: Call::Write { value: 7 } });
+//! let call = Call::Write { value: 7 };
+//! let write = history.invoke(ms(1), Request { client: 1, key: 9, call });
 //! let read = history.invoke(ms(2), Request { client: 2, key: 9, call: Call::Read });
 //! history.done(write, Done { at: ms(5), answer: Answer::Applied, index: 3 });
 //! history.done(read, Done { at: ms(6), answer: Answer::Found { value: Some(7) }, index: 3 });
@@ -24,6 +26,9 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+#[cfg(test)]
+mod tests;
 
 /// The operations of one run, in the order in which they were invoked or given.
 ///
@@ -40,8 +45,8 @@ pub struct History {
 impl History {
     /// Records that a client is about to send `request`.
     ///
-    /// Until it is told otherwise, its outcome is unknown. Events are recorded in the order in which
-    /// they happen, also those of one instant; `at` never goes back.
+    /// Until it is told otherwise, its outcome is unknown. Events are recorded in the order in
+    /// which they happen, also those of one instant; `at` never goes back.
     pub fn invoke(&mut self, at: Duration, request: Request) -> OperationId {
         let invoked = self.moment(at);
         self.operations.push(Operation { request, invoked, outcome: Outcome::Unknown });
@@ -131,12 +136,12 @@ impl Operation {
         }
     }
 
-    /// The value that it surely met in the register, if there was one.
-    pub(crate) fn met(&self) -> Option<u64> {
+    /// What the register held before it, if the answer tells.
+    pub(crate) fn met(&self) -> Option<Option<u64>> {
         let Outcome::Done { answer, .. } = self.outcome else { return None };
         match (self.request.call, answer) {
-            (_, Answer::Found { value }) => value,
-            (Call::CompareAndSet { expected, .. }, Answer::Applied) => expected,
+            (_, Answer::Found { value }) => Some(value),
+            (Call::CompareAndSet { expected, .. }, Answer::Applied) => Some(expected),
             (_, Answer::Applied | Answer::Refused) => None,
         }
     }
@@ -176,8 +181,8 @@ pub struct Request {
 
 /// What can be done with the register of a key.
 ///
-/// Give every write its own value: the judges do not count on it, but two writes of one value cannot
-/// be told apart, so that less is found, in more time.
+/// Give every write its own value: the judges do not count on it, but two writes of one value
+/// cannot be told apart, so that less is found, in more time.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[expect(clippy::exhaustive_enums, reason = "harnesses and models match all of them")]
 pub enum Call {
@@ -200,11 +205,12 @@ pub enum Call {
 }
 
 impl Call {
-    /// The value that it may write.
-    pub(crate) fn value(self) -> Option<u64> {
+    /// What it leaves in the register if it changes it.
+    pub(crate) fn leaves(self) -> Option<Option<u64>> {
         match self {
-            Self::CompareAndSet { value, .. } | Self::Write { value } => Some(value),
-            Self::Delete | Self::Read => None,
+            Self::CompareAndSet { value, .. } | Self::Write { value } => Some(Some(value)),
+            Self::Delete => Some(None),
+            Self::Read => None,
         }
     }
 
@@ -279,8 +285,8 @@ pub enum Answer {
         /// The value that was there.
         value: Option<u64>,
     },
-    /// The compare-and-set met something else than it expected, no word of what. Judges work hardest
-    /// for this one.
+    /// The compare-and-set met something else than it expected, no word of what. Judges work
+    /// hardest for this one.
     Refused,
 }
 
@@ -330,83 +336,3 @@ impl fmt::Display for MalformedOperation {
 }
 
 impl std::error::Error for MalformedOperation {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const WRITE: Request = Request { client: 1, key: 5, call: Call::Write { value: 7 } };
-    const READ: Request = Request { client: 2, key: 5, call: Call::Read };
-
-    fn ms(number: u64) -> Duration {
-        Duration::from_millis(number)
-    }
-
-    fn done(at: Duration, answer: Answer) -> Done {
-        Done { at, answer, index: 1 }
-    }
-
-    #[test]
-    fn events_of_one_instant_keep_the_order_in_which_they_were_recorded() {
-        let mut history = History::default();
-        let write = history.invoke(ms(3), WRITE);
-        history.done(write, done(ms(3), Answer::Applied));
-        history.invoke(ms(3), READ);
-
-        let [write, read] = history.operations() else { panic!("two operations") };
-        assert!(write.ended() < read.invoked);
-        assert_eq!(read.outcome, Outcome::Unknown);
-    }
-
-    #[test]
-    fn a_saved_history_is_read_back_as_it_was_and_can_go_on() {
-        let mut history = History::default();
-        let write = history.invoke(ms(1), WRITE);
-        history.invoke(ms(2), READ);
-        history.not_applied(write, ms(4));
-
-        let saved = serde_json::to_string(&history).unwrap();
-        let mut read: History = serde_json::from_str(&saved).unwrap();
-        assert_eq!(read, history);
-
-        read.invoke(ms(4), READ);
-        assert!(read.operations()[0].ended() < read.operations()[2].invoked);
-    }
-
-    #[test]
-    fn a_history_that_cannot_have_been_is_not_read() {
-        let mut history = History::default();
-        let write = history.invoke(ms(9), WRITE);
-        history.done(write, done(ms(9), Answer::Applied));
-        let [good] = history.operations() else { panic!("one operation") };
-
-        let early = Moment { at: ms(8), step: 9 };
-        let mut over_before_it_began = *good;
-        over_before_it_began.outcome = Outcome::NotApplied { at: early };
-        let mut read_without_value = *good;
-        read_without_value.request.call = Call::Read;
-        for operation in [over_before_it_began, read_without_value] {
-            let error = History::try_from(vec![*good, operation]).unwrap_err();
-            assert_eq!(*error.operation, operation);
-            let saved = serde_json::to_string(&[operation]).unwrap();
-            assert!(serde_json::from_str::<History>(&saved).is_err());
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "an operation ends once")]
-    fn an_operation_ends_once() {
-        let mut history = History::default();
-        let write = history.invoke(ms(1), WRITE);
-        history.not_applied(write, ms(2));
-        history.done(write, done(ms(3), Answer::Applied));
-    }
-
-    #[test]
-    #[should_panic(expected = "no operation ends so")]
-    fn a_read_is_told_a_value() {
-        let mut history = History::default();
-        let read = history.invoke(ms(1), READ);
-        history.done(read, done(ms(2), Answer::Applied));
-    }
-}

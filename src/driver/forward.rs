@@ -52,6 +52,7 @@ impl Driver {
         let request = Request {
             id: RequestId { origin: self.shared.id(), incarnation: self.incarnation, number },
             hops: HOPS_MAX,
+            term: self.node.term(),
             patience_ms: u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
             verb,
         };
@@ -74,6 +75,9 @@ impl Driver {
         let deadline = self.now + patience.min(self.config.verb_timeout);
         if !self.node.is_leader() {
             return self.pass_on(request);
+        }
+        if request.is_late(self.node.term()) {
+            return self.answer_to(id, Err(Refusal::NotLeader));
         }
         match request.verb {
             Verb::Propose { commands } => {

@@ -70,7 +70,7 @@ mod tests {
 
     fn request(incarnation: u64, number: u64) -> Request {
         let id = RequestId { origin: 2.into(), incarnation, number };
-        Request { id, hops: 2, patience_ms: 0, verb: Verb::ReadIndex }
+        Request { id, hops: 2, term: 1, patience_ms: 0, verb: Verb::ReadIndex }
     }
 
     #[test]

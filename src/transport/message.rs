@@ -288,9 +288,25 @@ pub(crate) struct Request {
     pub(crate) id: RequestId,
     /// How often it may still be passed on.
     pub(crate) hops: u8,
+    /// The term in which the asker takes somebody for the leader; 0 if it knows of none. Whoever
+    /// leads in another term refuses: so a copy that turns up late changes nothing.
+    pub(crate) term: u64,
     /// How long the asker still waits, in milliseconds.
     pub(crate) patience_ms: u32,
     pub(crate) verb: Verb,
+}
+
+impl Request {
+    /// Whether it was meant for the leader of another term, and would change something. A server
+    /// that leads again after a restart does so in a new term, so no copy of an old request is ever
+    /// carried out, whatever the receiver has forgotten.
+    pub(crate) fn is_late(&self, term: u64) -> bool {
+        match self.verb {
+            Verb::Change { .. } | Verb::Propose { .. } | Verb::Transfer { .. } => self.term != term,
+            // Joining twice is joining, and reading changes nothing.
+            Verb::Join { .. } | Verb::ReadIndex => false,
+        }
+    }
 }
 
 /// Which request: the asker's, of this start of its process, and which of those.
@@ -408,6 +424,7 @@ impl Writer {
         self.open.put_u8(BODY_REQUEST);
         self.request_id(request.id);
         self.open.put_u8(request.hops);
+        self.open.put_u64_le(request.term);
         self.open.put_u32_le(request.patience_ms);
         match &request.verb {
             Verb::Propose { commands } => {
@@ -580,6 +597,7 @@ impl Reader {
     fn request(&mut self) -> Result<Request, DecodeError> {
         let id = self.request_id()?;
         let hops = self.0.try_get_u8()?;
+        let term = self.0.try_get_u64_le()?;
         let patience_ms = self.0.try_get_u32_le()?;
         let verb = match self.0.try_get_u8()? {
             0 => {
@@ -607,7 +625,7 @@ impl Reader {
             }
             _ => return Err(invalid("request")),
         };
-        Ok(Request { id, hops, patience_ms, verb })
+        Ok(Request { id, hops, term, patience_ms, verb })
     }
 
     fn answer(&mut self) -> Result<Answer, DecodeError> {

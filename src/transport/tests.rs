@@ -10,7 +10,7 @@ use crate::membership::{Change, Member};
 
 fn request(verb: Verb) -> Vec<u8> {
     let id = RequestId { origin: 1.into(), incarnation: 2, number: 3 };
-    let body = MessageBody::Request(Request { id, hops: 2, patience_ms: 9, verb });
+    let body = MessageBody::Request(Request { id, hops: 2, term: 4, patience_ms: 9, verb });
     let message = Message {
         cluster: ClusterId::NIL,
         group: GroupId(0),

@@ -53,7 +53,8 @@ impl State {
     fn votes(&mut self, from: NodeId, to: NodeId, term: u64) -> bool {
         let (stored_term, stored_vote) =
             self.disks.get(&from).map_or((0, 0), |disk| (disk.term, disk.vote));
-        let durable = stored_term == term && stored_vote == to.raft_id();
+        // Having gone on to a later term in the same write, it cannot vote in this one again.
+        let durable = stored_term > term || stored_term == term && stored_vote == to.raft_id();
         self.check(Invariant::VoteDurable, durable, || {
             format!(
                 "server {from} votes for {to} in term {term}, but stored term {stored_term} vote {stored_vote:016x}"

@@ -10,8 +10,8 @@ pub(super) enum Event {
     Return,
 }
 
-/// A doubly linked ring: taking an operation out and putting it back, in the reverse order, cost the
-/// same few writes however long the history is.
+/// A doubly linked ring: taking an operation out and putting it back, in the reverse order, cost
+/// the same few writes however long the history is. The cursor of a call is the step's number.
 pub(super) struct Events {
     next: Vec<u32>,
     previous: Vec<u32>,
@@ -51,11 +51,6 @@ impl Events {
 
     pub(super) fn after(&self, cursor: usize) -> usize {
         self.next[cursor] as usize
-    }
-
-    /// The cursor behind the call of `step`.
-    pub(super) fn after_call(&self, step: usize) -> usize {
-        self.after(step)
     }
 
     pub(super) fn at(&self, cursor: usize) -> Event {

@@ -6,12 +6,12 @@ use super::register::{Need, Register, Step};
 use super::search::{Progress, Search};
 use super::{Budget, Counterexample};
 
-/// Leaves out what can be left out of `register` so that still no order explains the rest, with what
-/// is left of the budget.
+/// Leaves out what can be left out of `register` so that still no order explains the rest, with
+/// what is left of the budget.
 ///
 /// Only such parts are left out as a register that can be explained could do without: a step that
-/// changes nothing, or a value together with all that depends on it. So the rest is a reason and not
-/// an artefact. Writes that were not applied, and were seen nevertheless, are shown with it.
+/// changes nothing, or a value together with all that depends on it. So the rest is a reason and
+/// not an artefact. Writes that were not applied, and were seen nevertheless, are shown with it.
 pub(super) fn explain(
     history: &History,
     key: u64,
@@ -22,12 +22,13 @@ pub(super) fn explain(
     let all = history.operations();
     let mut operations: Vec<Operation> = steps.iter().map(|step| all[step.source]).collect();
     let on_key = || all.iter().filter(|operation| operation.request.key == key);
-    let told = |operation: &&Operation| {
-        let value = operation.request.call.value();
-        let seen = |other: &Operation| value.is_some() && other.met() == value;
+    let not_applied = |operation: &&Operation| {
+        // Who found nothing says nothing of a delete in particular.
+        let left = operation.request.call.leaves().filter(Option::is_some);
+        let seen = |other: &Operation| left.is_some() && other.met() == left;
         matches!(operation.outcome, Outcome::NotApplied { .. }) && operations.iter().any(seen)
     };
-    let seen_nevertheless: Vec<Operation> = on_key().filter(told).copied().collect();
+    let seen_nevertheless: Vec<Operation> = on_key().filter(not_applied).copied().collect();
     operations.extend(seen_nevertheless);
     operations.sort_by_key(|operation| operation.invoked);
     Counterexample { key, operations, out_of: on_key().count() }
@@ -73,6 +74,7 @@ fn shrink(register: &Register, mut budget: Budget) -> Vec<Step> {
     best.steps
 }
 
+/// All that can be left out.
 pub(super) fn parts(register: &Register) -> Vec<Part> {
     let steps = register.steps.iter().enumerate();
     let idle = steps.filter(|(_, step)| step.set.is_none()).map(|(at, _)| Part::Step(at));
@@ -109,8 +111,8 @@ pub(super) fn only(register: &Register, parts: &[Part]) -> Register {
     Register { values: register.values, steps }
 }
 
-/// Leaves out deletes which nobody can have noticed: those over before there was anything to delete,
-/// and those begun when the last to find nothing had found it.
+/// Leaves out deletes which nobody can have noticed: those over before there was anything to
+/// delete, and those begun when the last to find nothing had found it.
 fn drop_idle_deletes(steps: &mut Vec<Step>) {
     let writes = steps.iter().filter(|step| step.set.is_some_and(|value| value != 0));
     let first_write = writes.map(|step| step.call).min();

@@ -4,10 +4,10 @@
 //! invocation and its answer so that the answers are those of a map which executes them in that
 //! order. Two judges ask that question:
 //!
-//! - [`witness`] tries the one order which the log suggests. It takes milliseconds for a hundred
+//! - [`witness()`] tries the one order which the log suggests. It takes a millisecond for ten
 //!   thousand operations, and its yes is a proof. Run it on every history.
-//! - [`check`] searches all orders, with no use for the indexes. Its no is a proof too, and it is the
-//!   one to ask when the witness says no, or when the indexes themselves are on trial.
+//! - [`check`] searches all orders, with no use for the indexes. Its no is a proof too, and it is
+//!   the one to ask when the witness says no, or when the indexes themselves are on trial.
 //!
 //! The search is exponential in the worst case, so it has a [`Budget`], and a third verdict: a run
 //! whose history is [`Verdict::Unknown`] has not passed.
@@ -35,7 +35,8 @@ use search::{Progress, Search};
 /// Searches for a linearization of `history`.
 ///
 /// Each key is a register of its own, and is searched by itself; all take turns, so that a hard one
-/// does not keep a bad one from being found.
+/// does not keep a bad one from being found. What is left of the budget then goes into making the
+/// counterexample small.
 pub fn check(history: &History, budget: Budget) -> Verdict {
     let mut budget = budget;
     let registers = Register::all(history);
@@ -80,7 +81,7 @@ fn turn(open: Vec<(u64, Search)>, budget: &mut Budget) -> Result<Vec<(u64, Searc
 pub struct Budget {
     /// How often the search may look at an operation; some ten million a second.
     pub steps: u64,
-    /// How much it may remember of where it has been, over all keys. Beside that it needs some 200
+    /// How much it may remember of where it has been, over all keys. Beside that it needs some 300
     /// bytes for each operation of the history.
     pub memory_bytes: usize,
 }
@@ -106,8 +107,8 @@ pub enum Verdict {
 
 /// Operations on one key that no order explains, as few as the budget allowed to find.
 ///
-/// It shows where to look. Operations left out had no part in it; an answer of one that is shown may
-/// speak of a value whose write is not, because that was not the trouble.
+/// It shows where to look. Operations left out had no part in it; an answer of one that is shown
+/// may speak of a value whose write is not, because that was not the trouble.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Counterexample {

@@ -56,45 +56,25 @@ impl Register {
         self.steps.iter().any(|step| matches!(step.need, Need::Other(_)))
     }
 
-    /// Gives the steps of unknown outcome no more time than that in which they can matter.
+    /// Leaves out the writes of unknown outcome that nobody can have seen.
     ///
-    /// A write that may never have happened is of use only directly before a step that needs its
-    /// value: one whose value nobody needs is dropped, and none happens before the first call of
-    /// such a step. Without this, each of them is tried at every turn from its call on.
+    /// A write that may never have happened explains nothing unless a step that needs its value
+    /// follows at once. One whose value nobody needs would only be tried at every turn.
     ///
     /// A refused compare-and-set breaks the argument: it is explained by any write that gets in
-    /// between. Then nothing is narrowed.
-    pub(super) fn narrow(&mut self) {
+    /// between. Then all of them stay.
+    pub(super) fn drop_unseen(&mut self) {
         if self.has_refusals() {
             return;
         }
-        // Chains of unknown exchanges settle one link at a time; each round is sound by itself.
-        for _ in 0..NARROW_ROUNDS {
-            if !self.narrow_once() {
-                break;
-            }
-        }
-    }
-
-    /// Whether anything changed.
-    fn narrow_once(&mut self) -> bool {
-        let mut first_calls: Vec<Option<Moment>> = vec![None; self.values];
+        let mut needed = vec![false; self.values];
         for step in &self.steps {
             if let Need::Equal(value) = step.need {
-                let first = &mut first_calls[value];
-                *first = Some(first.map_or(step.call, |first| first.min(step.call)));
+                needed[value] = true;
             }
         }
-        let before = self.steps.len();
-        let mut moved = false;
-        self.steps.retain_mut(|step| {
-            let Some(value) = step.set.filter(|_| step.end.is_none()) else { return true };
-            let Some(first_call) = first_calls[value] else { return false };
-            moved |= first_call > step.call;
-            step.call = step.call.max(first_call);
-            true
-        });
-        moved || self.steps.len() < before
+        let seen = |step: &Step| step.end.is_some() || step.set.is_none_or(|value| needed[value]);
+        self.steps.retain(seen);
     }
 }
 
@@ -113,6 +93,7 @@ fn step(
         Outcome::Done { at, answer, .. } => (answer, Some(at)),
         Outcome::NotApplied { .. } => return None,
         // An exchange of unknown outcome that changes nothing is one that never took effect.
+        Outcome::Unknown if operation.request.call == Call::Read => return None,
         Outcome::Unknown => (Answer::Applied, None),
     };
     let found = match answer {
@@ -132,5 +113,3 @@ fn step(
     };
     Some(Step { call: operation.invoked, end, need, set, source })
 }
-
-const NARROW_ROUNDS: usize = 16;

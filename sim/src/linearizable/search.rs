@@ -22,12 +22,14 @@ pub(super) struct Search {
     left: Vec<Left>,
     refusals: bool,
     state: usize,
+    /// The fingerprint of the set of steps taken.
     taken: u128,
     memo: Memo,
     path: Vec<Frame>,
     cursor: usize,
     /// How many steps that must be taken are not.
     open: usize,
+    /// No order can explain it, as was seen without a search.
     hopeless: bool,
 }
 
@@ -57,15 +59,15 @@ struct Frame {
     forced: bool,
 }
 
-enum Taken {
+enum Turn {
     DeadEnd,
-    NotHere,
-    Taken,
+    Skip,
+    Take,
 }
 
 impl Search {
     pub(super) fn new(mut register: Register) -> Self {
-        register.narrow();
+        register.drop_unseen();
         let refusals = register.has_refusals();
         let hopeless = zones::contradict(&register);
         let steps = register.steps;
@@ -106,21 +108,22 @@ impl Search {
                 return Progress::Starved;
             }
             *budget -= 1;
-            let taken = match self.events.at(self.cursor) {
+            let turn = match self.events.at(self.cursor) {
                 Event::Call(step) => self.take(step),
-                Event::End | Event::Return => Taken::DeadEnd,
+                Event::End | Event::Return => Turn::DeadEnd,
             };
-            match taken {
-                Taken::DeadEnd if !self.back() => return Progress::NotLinearizable,
-                Taken::DeadEnd => {}
-                Taken::NotHere => self.cursor = self.events.after(self.cursor),
-                Taken::Taken => self.cursor = self.events.first(),
+            match turn {
+                Turn::DeadEnd if !self.back() => return Progress::NotLinearizable,
+                Turn::DeadEnd => {}
+                Turn::Skip => self.cursor = self.events.after(self.cursor),
+                Turn::Take => self.cursor = self.events.first(),
             }
         }
         Progress::Linearizable
     }
 
-    fn take(&mut self, at: usize) -> Taken {
+    /// Takes the step at `at` as the next, if that may lead to anything new.
+    fn take(&mut self, at: usize) -> Turn {
         let step = self.steps[at];
         let true_here = match step.need {
             Need::Any => true,
@@ -128,7 +131,7 @@ impl Search {
             Need::Other(value) => self.state != value,
         };
         if !true_here {
-            return Taken::NotHere;
+            return Turn::Skip;
         }
         let before = self.shown(self.state);
         count(&mut self.left, &step, |number| *number -= 1);
@@ -136,8 +139,8 @@ impl Search {
         let after = self.shown(state);
         let left = self.left[self.state];
         let lost = state != self.state && left.needs > 0 && left.writers == 0;
-        // Between two values that nobody speaks of there is a difference to a refused exchange only:
-        // it may be waiting for such a write to happen later.
+        // Between two values that nobody speaks of there is a difference to a refused exchange
+        // only: it may be waiting for such a write to happen later.
         let idle = step.set.is_none() || (before == after && after.is_none() && !self.refusals);
         let forced = idle && step.end.is_some();
         let useless = before == after && step.end.is_none();
@@ -145,14 +148,14 @@ impl Search {
         let situation = taken ^ spread(after.map_or(!0, |value| !1 - value as u64));
         if lost || useless || !self.memo.insert(situation) {
             count(&mut self.left, &step, |number| *number += 1);
-            return if forced { Taken::DeadEnd } else { Taken::NotHere };
+            return if forced { Turn::DeadEnd } else { Turn::Skip };
         }
         self.path.push(Frame { step: at, state: self.state, forced });
         self.events.take(at);
         self.state = state;
         self.taken = taken;
         self.open -= usize::from(step.end.is_some());
-        Taken::Taken
+        Turn::Take
     }
 
     /// Returns to the last step that need not have been taken where it was. False if there is none.
@@ -165,7 +168,7 @@ impl Search {
             self.open += usize::from(step.end.is_some());
             count(&mut self.left, step, |number| *number += 1);
             if !frame.forced {
-                self.cursor = self.events.after_call(frame.step);
+                self.cursor = self.events.after(frame.step);
                 return true;
             }
         }
@@ -195,7 +198,8 @@ fn count(left: &mut [Left], step: &Step, change: fn(&mut u32)) {
     }
 }
 
-/// Spreads a small number over 128 bits, so that sets of them can be told apart by their sum.
+/// Spreads a small number over 128 bits, so that sets of them can be told apart by their exclusive
+/// or.
 fn spread(number: u64) -> u128 {
     let half = |seed: u64| {
         // The finalizer of splitmix64.

@@ -3,7 +3,6 @@
 mod anomalies;
 mod brute;
 mod generate;
-mod timing;
 
 use fastrand::Rng;
 
@@ -92,7 +91,7 @@ fn a_stale_read_is_found_at_once_however_many_clients_there_are() {
     for seed in 0..20 {
         let mut operations = good(&mut Rng::with_seed(seed), Shape { clients: 100, ..USUAL });
         let met = |operation: &Operation| {
-            operation.request.call == Call::Read && operation.met().is_some()
+            operation.request.call == Call::Read && operation.met().flatten().is_some()
         };
         let reads: Vec<usize> = (0..2000).filter(|at| met(&operations[*at])).collect();
         let early = operations[reads[reads.len() / 4]].outcome;

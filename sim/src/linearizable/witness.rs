@@ -1,6 +1,7 @@
 //! The cheap check: the log says in which order the operations took effect; is that order one which
 //! the clients can believe?
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -13,12 +14,13 @@ use crate::history::{Answer, Call, History, Moment, Operation, Outcome};
 /// outcome has no index; it is put before the first operation that saw its effect, if that explains
 /// it.
 ///
-/// `Err` is no proof of the contrary. Either the history is not linearizable, or the indexes are not
-/// true, or an unknown write was seen only by a compare-and-set answered with [`Answer::Refused`].
-/// Ask [`check`](super::check) which.
+/// `Err` is no proof of the contrary. Either the history is not linearizable, or the indexes are
+/// not true, or an unknown write was seen only by a compare-and-set answered with
+/// [`Answer::Refused`]. Ask [`check`](super::check) which.
 pub fn witness(history: &History) -> Result<(), Violation> {
     let mut order: Vec<Placed<'_>> = history.operations().iter().filter_map(Placed::new).collect();
-    // Reads of one index commute; put by invocation, none stands behind one that began after its end.
+    // Reads of one index commute; put by invocation, none stands behind one that began after its
+    // end.
     order.sort_by_key(|placed| (placed.index, !placed.writes(), placed.operation.invoked));
     for pair in order.windows(2) {
         if pair[0].index == pair[1].index && pair[0].writes() && pair[1].writes() {
@@ -66,10 +68,7 @@ impl fmt::Display for Violation {
                 write!(f, "the log has {state:?} there, but {operation}")
             }
             Self::Order { placed_first, over_first } => {
-                write!(
-                    f,
-                    "[{over_first}] was over before [{placed_first}] began, but took effect after it"
-                )
+                write!(f, "[{over_first}] was over before [{placed_first}] began, but is behind it")
             }
             Self::SharedIndex { first, second } => {
                 write!(f, "[{first}] and [{second}] have one place in the log")
@@ -109,15 +108,6 @@ impl<'a> Placed<'a> {
             }
         }
     }
-
-    /// The one state that explains the answer, if there is but one.
-    fn needs(&self) -> Option<Option<u64>> {
-        match (self.operation.request.call, self.answer) {
-            (_, Answer::Found { value }) => Some(value),
-            (Call::CompareAndSet { expected, .. }, Answer::Applied) => Some(expected),
-            (_, Answer::Applied | Answer::Refused) => None,
-        }
-    }
 }
 
 /// The map as it stands after the operations that have been placed.
@@ -134,19 +124,19 @@ impl<'a> Replay<'a> {
         let mut unknown = BTreeMap::<_, Vec<&Operation>>::new();
         for operation in history.operations() {
             let unplaced = operation.outcome == Outcome::Unknown;
-            if let Some(left) = leaves(operation.request.call).filter(|_| unplaced) {
+            if let Some(left) = operation.request.call.leaves().filter(|_| unplaced) {
                 unknown.entry((operation.request.key, left)).or_default().push(operation);
             }
         }
         for writes in unknown.values_mut() {
-            writes.sort_by(|a, b| b.invoked.cmp(&a.invoked));
+            writes.sort_by_key(|operation| Reverse(operation.invoked));
         }
         Self { state: BTreeMap::new(), newest: None, unknown }
     }
 
     fn place(&mut self, placed: &Placed<'a>) -> Result<(), Violation> {
         let key = placed.operation.request.key;
-        if let Some(needed) = placed.needs() {
+        if let Some(needed) = placed.operation.met() {
             self.recall(key, needed);
         }
         let state = self.state(key);
@@ -184,7 +174,7 @@ impl<'a> Replay<'a> {
             Call::CompareAndSet { expected, .. } => expected == state,
             Call::Delete | Call::Read | Call::Write { .. } => true,
         };
-        if let Some(left) = leaves(operation.request.call).filter(|_| changes) {
+        if let Some(left) = operation.request.call.leaves().filter(|_| changes) {
             self.state.insert(operation.request.key, left);
         }
         if self.newest.is_none_or(|newest| newest.invoked < operation.invoked) {
@@ -194,14 +184,5 @@ impl<'a> Replay<'a> {
 
     fn state(&self, key: u64) -> Option<u64> {
         self.state.get(&key).copied().flatten()
-    }
-}
-
-/// What a call leaves in the register if it changes it.
-fn leaves(call: Call) -> Option<Option<u64>> {
-    match call {
-        Call::CompareAndSet { value, .. } | Call::Write { value } => Some(Some(value)),
-        Call::Delete => Some(None),
-        Call::Read => None,
     }
 }

@@ -6,10 +6,11 @@ use super::register::{Need, Register, Step};
 
 /// Whether a value must have been in the register where it cannot have been.
 ///
-/// A value that is written once is there for one stretch of time. Of the operations that write it or
-/// need it, take the first end and the last call. If the end comes first, the value is there all the
-/// time between them: such zones of two values must not overlap (Gibbons and Korach). If the call
-/// comes first, it is there at some moment between them, which must not lie in the zone of another.
+/// A value that is written once is there for one stretch of time. Of the operations that write it
+/// or need it, and did take effect, take the first end and the last call. If the end comes first,
+/// the value is there all the time between them: such zones of two values must not overlap (Gibbons
+/// and Korach). If the call comes first, it is there at some moment between them, which must not
+/// lie in the zone of another.
 ///
 /// The search would find that too, but among many concurrent operations not in any time that one
 /// would wait.

@@ -5,11 +5,12 @@ use crate::id::LogId;
 use crate::raft::Consistency;
 use crate::transport::{Answer, MessageBody, Refusal, Reply, Request, RequestId, Verb};
 
-/// A command of server `origin`, as it was first sent.
-fn propose(origin: u64, number: u64) -> Request {
+/// A command of server `origin`, as it was first sent to the leader of `term`.
+fn propose(term: u64, origin: u64, number: u64) -> Request {
     Request {
         id: RequestId { origin: origin.into(), incarnation: 7, number },
         hops: 2,
+        term,
         patience_ms: 1_000,
         verb: Verb::Propose { commands: vec!["x".into()] },
     }
@@ -27,18 +28,18 @@ fn answers(stage: &Stage) -> Vec<Answer> {
 fn a_request_that_arrives_twice_is_carried_out_once() {
     let stage = Stage::new(|_| {});
     stage.lead();
-    let last = stage.raft.status().last;
-    stage.hear(2, MessageBody::Request(propose(2, 1)));
+    let (last, term) = (stage.raft.status().last, stage.raft.status().term);
+    stage.hear(2, MessageBody::Request(propose(term, 2, 1)));
     stage.turn();
-    stage.hear(2, MessageBody::Request(propose(2, 1)));
+    stage.hear(2, MessageBody::Request(propose(term, 2, 1)));
     stage.turn();
     let first = LogId { index: last.index + 1, ..last };
     assert_eq!(stage.raft.status().last, first);
-    let answer = Answer { id: propose(2, 1).id, result: Ok(Reply::Appended { first }) };
+    let answer = Answer { id: propose(term, 2, 1).id, result: Ok(Reply::Appended { first }) };
     assert_eq!(answers(&stage), [answer]);
     // Another request, and another server's of the same number, are not it.
-    stage.hear(2, MessageBody::Request(propose(2, 2)));
-    stage.hear(3, MessageBody::Request(propose(3, 1)));
+    stage.hear(2, MessageBody::Request(propose(term, 2, 2)));
+    stage.hear(3, MessageBody::Request(propose(term, 3, 1)));
     stage.turn();
     assert_eq!(stage.raft.status().last.index, first.index + 2);
 }
@@ -94,4 +95,17 @@ fn a_late_refusal_does_not_break_off_the_read_that_came_after_it() {
     stage.hear(2, MessageBody::Answer(answer));
     stage.turn();
     assert_eq!(read.look().unwrap().unwrap().index, index);
+}
+
+#[test]
+fn a_copy_of_a_request_to_an_earlier_leader_changes_nothing() {
+    let stage = Stage::new(|_| {});
+    stage.lead();
+    let (last, term) = (stage.raft.status().last, stage.raft.status().term);
+    let old = propose(term - 1, 2, 1);
+    stage.sent();
+    stage.hear(2, MessageBody::Request(old.clone()));
+    stage.turn();
+    assert_eq!(stage.raft.status().last, last);
+    assert_eq!(answers(&stage), [Answer { id: old.id, result: Err(Refusal::NotLeader) }]);
 }
