@@ -53,6 +53,8 @@ struct Server {
     slowness: Arc<AtomicU32>,
     /// Whether its disk was made to fail in this life.
     disk_failed: bool,
+    /// Whether its disk is full.
+    disk_full: bool,
 }
 
 /// Where a server is in its life.
@@ -110,7 +112,7 @@ impl Cluster {
         let id = {
             let mut servers = self.lock();
             let Some(server) = servers.get_mut(&n) else { return };
-            (server.state, server.disk_failed) = (State::Up, false);
+            (server.state, server.disk_failed) = (State::Up, server.disk_full);
             server.id
         };
         self.judge.started(id);
@@ -158,13 +160,8 @@ impl Cluster {
                 Box::new(registers)
             }
         };
-        let machine = WatchedMachine {
-            inner: machine,
-            id,
-            judge: self.judge.clone(),
-            at: 0,
-            chain: 0,
-        };
+        let machine =
+            WatchedMachine { inner: machine, id, judge: self.judge.clone(), at: 0, chain: 0 };
         Raft::start(Parts {
             config,
             group: GroupId::default(),
@@ -336,10 +333,6 @@ impl Cluster {
         self.lock().get(&n).map_or_else(|| NodeId::from(n), |server| server.id)
     }
 
-    pub(crate) fn number(&self, id: NodeId) -> Option<u64> {
-        self.lock().iter().find(|(_, server)| server.id == id).map(|(&n, _)| n)
-    }
-
     pub(crate) fn member(&self, n: u64) -> Member {
         Member::voter(self.id(n), format!("n{n}"), address(n))
     }
@@ -362,6 +355,13 @@ impl Cluster {
     pub(crate) fn note_disk_failure(&self, n: u64) {
         self.judge.count(|counts| counts.disk_faults += 1);
         self.with(n, |server| server.disk_failed = true);
+    }
+
+    /// Makes a server's disk full, or gives it room again.
+    pub(crate) fn set_full(&self, n: u64, full: bool) {
+        self.with(n, |server| server.disk_full = full);
+        let files = self.directories(n, &self.sim.process(n));
+        files.iter().for_each(|files| files.set_bytes_max(full.then_some(0)));
     }
 
     fn disk_failed(&self, n: u64) -> bool {
@@ -393,6 +393,7 @@ impl Server {
             snapshots: MemorySnapshotStore::new(),
             slowness: Arc::new(AtomicU32::new(1)),
             disk_failed: false,
+            disk_full: false,
         }
     }
 }

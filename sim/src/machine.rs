@@ -130,7 +130,8 @@ impl Write {
     }
 
     fn decode(mut bytes: Bytes) -> Result<Self, BoxError> {
-        let (tag, key, value) = (bytes.try_get_u8()?, bytes.try_get_u64_le()?, bytes.try_get_u64_le()?);
+        let (tag, key, value) =
+            (bytes.try_get_u8()?, bytes.try_get_u64_le()?, bytes.try_get_u64_le()?);
         let some = bytes.try_get_u8()? == 1;
         let expected = Some(bytes.try_get_u64_le()?).filter(|_| some);
         Ok(match tag {

@@ -151,7 +151,10 @@ impl Seeds {
 
     fn tell(&self, totals: &Totals) -> Result<(), String> {
         let Totals { seeds, virtual_seconds, times_real, counts, .. } = totals;
-        println!("{seeds} seeds, {:.2} cluster-hours, {times_real:.0} times real", virtual_seconds / 3600.0);
+        println!(
+            "{seeds} seeds, {:.2} cluster-hours, {times_real:.0} times real",
+            virtual_seconds / 3600.0
+        );
         println!(
             "{} checks, {} crashes, {} partitions, {} disk faults, {} elections, {} membership changes",
             counts.checks,

@@ -120,7 +120,10 @@ impl Plan {
         let mut faults: Vec<Timed> = (0..count)
             .map(|_| {
                 let kind = kinds[dice.usize(..kinds.len())];
-                Timed { at_ms: dice.u64(..options.faults_ms), fault: draw(kind, options, &mut dice) }
+                Timed {
+                    at_ms: dice.u64(..options.faults_ms),
+                    fault: draw(kind, options, &mut dice),
+                }
             })
             .collect();
         faults.sort_by_key(|timed| timed.at_ms);
@@ -205,7 +208,13 @@ fn outage(dice: &mut Rng) -> u64 {
 impl Fault {
     /// Whether the run's network can have it.
     pub(crate) fn needs_bytes(&self) -> bool {
-        matches!(self, Self::CrashAtFileOperation { .. } | Self::DiskFull { .. } | Self::BitFlip { .. } | Self::ReadFails { .. })
+        matches!(
+            self,
+            Self::CrashAtFileOperation { .. }
+                | Self::DiskFull { .. }
+                | Self::BitFlip { .. }
+                | Self::ReadFails { .. }
+        )
     }
 }
 

@@ -265,7 +265,11 @@ impl Cluster {
                     s.role, s.term, s.leader, s.last, s.commit, s.applied, s.snapshot, s.stopped
                 )
             });
-            lines.push(format!("server {n} ({}) {state:?} {}", self.id(n), line.unwrap_or_default()));
+            lines.push(format!(
+                "server {n} ({}) {state:?} {}",
+                self.id(n),
+                line.unwrap_or_default()
+            ));
         }
         lines.join("\n")
     }

@@ -177,8 +177,7 @@ impl Transport for Wire {
             return Err(TransportError::Detached);
         }
         let glance = message.glance();
-        let moment =
-            glance.and_then(|glance| self.judge.sending(self.id, message.to(), &glance));
+        let moment = glance.and_then(|glance| self.judge.sending(self.id, message.to(), &glance));
         if !self.messages {
             let sent = self.inner.send(peer, message);
             self.strike(moment);

@@ -64,6 +64,9 @@ impl Writes {
         let replaces = first <= self.handed;
         if replaces {
             self.next.batch.entries.retain(|entry| entry.log_id().index < first);
+            // What never becomes durable must not be acknowledged.
+            let stands = |message: &RaftMessage| !is_ack(message) || message.log_id.index < first;
+            self.next.then_send.retain(|outgoing| stands(&outgoing.message));
         }
         self.handed = first + entries.len() as u64 - 1;
         match self.next.batch.entries.is_empty() {

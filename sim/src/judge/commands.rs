@@ -2,7 +2,7 @@
 
 use kontiki::{LogId, NodeId};
 
-use super::{Invariant, Judge, State};
+use super::{Invariant, Judge};
 
 /// A command as the first server applied it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,7 +68,9 @@ impl Judge {
         match told {
             Settled::Done(at) => {
                 state.check(Invariant::NothingLost, applied == Some(at), || {
-                    format!("command {command} was acknowledged at {at}, but applied at {applied:?}")
+                    format!(
+                        "command {command} was acknowledged at {at}, but applied at {applied:?}"
+                    )
                 });
             }
             Settled::NotApplied => {
@@ -114,38 +116,5 @@ impl Judge {
         if index > 0 {
             state.sometimes("a state machine was restored from a snapshot");
         }
-    }
-
-    /// Whether a state machine that has applied up to `index` has the state of all others.
-    pub(crate) fn chain_at(&self, index: u64) -> Option<u64> {
-        self.lock().applied.get(&index).map(|one| one.chain)
-    }
-}
-
-impl State {
-    /// At the first moment that anybody applies it, an entry is durable on a quorum of the
-    /// membership it was committed under.
-    fn on_quorum(&mut self, id: NodeId, at: LogId) {
-        // The engine counts under the membership in force when it commits: that of the last change
-        // before, or, if the change was committed together with it, the one before that.
-        let candidates: Vec<_> =
-            self.memberships.range(..=at.index).rev().take(2).map(|(_, m)| m.clone()).collect();
-        if candidates.is_empty() {
-            return;
-        }
-        let holds = |member: &kontiki::Member| {
-            self.disks.get(&member.id).is_some_and(|disk| disk.holds(at))
-        };
-        let enough = |membership: &kontiki::Membership| {
-            let majority = |all: Vec<bool>| {
-                2 * all.iter().filter(|holds| **holds).count() > all.len() || all.is_empty()
-            };
-            majority(membership.voters().map(holds).collect())
-                && majority(membership.outgoing_voters().map(holds).collect())
-        };
-        let durable = candidates.iter().any(enough);
-        self.check(Invariant::CommittedOnQuorum, durable, || {
-            format!("server {id} applies {at}, which no quorum has on disk")
-        });
     }
 }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use kontiki::storage::{Entry, Recovered, WriteBatch};
 use kontiki::{LogId, NodeId};
 
-use super::{Invariant, Judge, ORIGIN, State, hash};
+use super::{Invariant, Judge, ORIGIN, hash};
 
 /// The durable log of one server.
 #[derive(Clone, Debug, Default)]
@@ -107,7 +107,8 @@ impl Disk {
 
     fn is_prefix_of(&self, whole: &Self) -> bool {
         let mut both = self.entries.iter().zip(&whole.entries);
-        self.base <= whole.base && self.last() <= whole.last()
+        self.base <= whole.base
+            && self.last() <= whole.last()
             && (self.base != whole.base || both.all(|(a, b)| a.hash == b.hash))
     }
 
@@ -255,18 +256,9 @@ impl Judge {
     }
 }
 
-fn prefix_of(
-    prefixes: &std::collections::BTreeMap<(u64, u64), u64>,
-    at: LogId,
-) -> Option<u64> {
+fn prefix_of(prefixes: &std::collections::BTreeMap<(u64, u64), u64>, at: LogId) -> Option<u64> {
     if at == ORIGIN || at == LogId::default() {
         return Some(0);
     }
     prefixes.get(&(at.index, at.term)).copied()
-}
-
-impl State {
-    pub(super) fn disk(&self, id: NodeId) -> Disk {
-        self.disks.get(&id).cloned().unwrap_or_default()
-    }
 }

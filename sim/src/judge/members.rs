@@ -87,6 +87,7 @@ impl State {
             }
         }
         self.memberships.insert(index, membership.clone());
+        self.judge_waiting();
     }
 
     fn stopped(&mut self, id: NodeId, fatal: &Fatal, disk_failed: bool) {

@@ -13,11 +13,13 @@ use serde::Serialize;
 mod commands;
 mod disk;
 mod members;
+mod quorum;
 mod wire;
 
 pub(crate) use self::commands::Settled;
 use self::commands::{AppliedCommand, Fate};
 use self::disk::Disk;
+use self::quorum::FirstApply;
 
 /// What must always hold; the numbers are stable, and `docs/testing.md` says how each is checked.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
@@ -105,6 +107,8 @@ pub(crate) struct State {
     /// Indexes at which some log holds a change of the membership.
     changes: BTreeSet<u64>,
     memberships: BTreeMap<u64, Membership>,
+    /// Entries whose membership nobody has told of yet.
+    unjudged: Vec<FirstApply>,
     applied: BTreeMap<u64, AppliedCommand>,
     commands: BTreeMap<u64, Fate>,
     indexes: BTreeMap<NodeId, (u64, u64)>,
@@ -168,6 +172,7 @@ impl Judge {
             appended: BTreeMap::new(),
             changes: BTreeSet::new(),
             memberships: BTreeMap::new(),
+            unjudged: Vec::new(),
             applied: BTreeMap::new(),
             commands: BTreeMap::new(),
             indexes: BTreeMap::new(),
@@ -212,7 +217,12 @@ impl State {
     }
 
     /// Counts a check, and a violation if it does not hold.
-    pub(crate) fn check(&mut self, invariant: Invariant, holds: bool, what: impl FnOnce() -> String) {
+    pub(crate) fn check(
+        &mut self,
+        invariant: Invariant,
+        holds: bool,
+        what: impl FnOnce() -> String,
+    ) {
         self.counts.checks += 1;
         if !holds {
             self.violated(invariant, what());

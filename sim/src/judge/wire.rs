@@ -8,7 +8,12 @@ use crate::plan::Moment;
 
 impl Judge {
     /// A server sends a message; gives what an aimed crash may wait for.
-    pub(crate) fn sending(&self, from: NodeId, to: Option<NodeId>, glance: &Glance) -> Option<Moment> {
+    pub(crate) fn sending(
+        &self,
+        from: NodeId,
+        to: Option<NodeId>,
+        glance: &Glance,
+    ) -> Option<Moment> {
         let mut state = self.lock();
         state.counts.messages += 1;
         state.term_is_durable(from, glance);
@@ -104,7 +109,10 @@ impl State {
         if let Some(at) = committed.filter(|at| at.term < glance.term) {
             let has = self.disks.get(&from).is_some_and(|disk| disk.holds(at));
             self.check(Invariant::LeaderCompleteness, has, || {
-                format!("server {from} leads in term {} without {at}, which is committed", glance.term)
+                format!(
+                    "server {from} leads in term {} without {at}, which is committed",
+                    glance.term
+                )
             });
         }
         Some(Moment::Elected)

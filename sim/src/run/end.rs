@@ -47,7 +47,7 @@ impl Run {
             cluster.sim.resume(n);
             cluster.sim.set_drift(n, 0);
             cluster.set_slowness(n, 1);
-            cluster.each_directory(n, |files| files.set_bytes_max(None));
+            cluster.set_full(n, false);
         }
         let agenda = std::mem::take(&mut self.agenda);
         let starts = agenda.into_values().filter(|action| matches!(action, Action::Start(_)));
@@ -60,7 +60,8 @@ impl Run {
     fn leave_some_down(&mut self) {
         let options = &self.cluster.options;
         let mut dice = stream(options.seed, Stream::Loop);
-        let settled = ![Kind::Membership, Kind::Wipe, Kind::BitFlip].iter().any(|k| options.has(*k));
+        let settled =
+            ![Kind::Membership, Kind::Wipe, Kind::BitFlip].iter().any(|k| options.has(*k));
         if !settled || dice.bool() {
             return;
         }
@@ -176,7 +177,8 @@ impl Run {
     }
 
     fn judge_history(&self) {
-        let history = self.cluster.history.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let history =
+            self.cluster.history.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let witnessed = witness(&history);
         let verdict = check(&history, Budget::default());
         let judge = &self.cluster.judge;

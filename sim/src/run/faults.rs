@@ -13,7 +13,7 @@ impl Run {
         let now = self.now_ms();
         let cluster = Arc::clone(&self.cluster);
         match action {
-            Action::DiskHasRoom(n) => cluster.each_directory(n, |d| d.set_bytes_max(None)),
+            Action::DiskHasRoom(n) => cluster.set_full(n, false),
             Action::DiskIsFast(n) => cluster.set_slowness(n, 1),
             Action::Fault(fault) => self.fault(fault, now),
             Action::Flap { a, b, period_ms, until_ms, cut } => {
@@ -167,10 +167,10 @@ impl Run {
             }
             Fault::DiskFull { server, ms } => {
                 cluster.note_disk_failure(server);
-                cluster.each_directory(server, |files| files.set_bytes_max(Some(0)));
+                cluster.set_full(server, true);
                 self.later(now + ms, Action::DiskHasRoom(server));
             }
-            Fault::ReadFails { server, down_ms } => {
+            Fault::ReadFails { server, down_ms } if cluster.state(server) == State::Up => {
                 cluster.note_disk_failure(server);
                 self.outages.insert(server, down_ms);
                 cluster.each_directory(server, kontiki::runtime::sim::SimFiles::fail_next_read);
@@ -180,7 +180,7 @@ impl Run {
                 cluster.set_slowness(server, times);
                 self.later(now + ms, Action::DiskIsFast(server));
             }
-            Fault::SyncFails { server, down_ms } => {
+            Fault::SyncFails { server, down_ms } if cluster.state(server) == State::Up => {
                 cluster.note_disk_failure(server);
                 self.outages.insert(server, down_ms);
                 cluster.fail_sync(server);
@@ -251,11 +251,7 @@ impl Run {
 }
 
 impl Cluster {
-    pub(super) fn each_directory(
-        &self,
-        n: u64,
-        act: impl Fn(&kontiki::runtime::sim::SimFiles),
-    ) {
+    pub(super) fn each_directory(&self, n: u64, act: impl Fn(&kontiki::runtime::sim::SimFiles)) {
         self.directories(n, &self.sim.process(n)).iter().for_each(|files| act(files));
     }
 

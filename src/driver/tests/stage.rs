@@ -280,12 +280,7 @@ impl Transport for Wire {
         Ok(())
     }
 
-    async fn send_stream(
-        &self,
-        _: &Peer,
-        _: Message,
-        _: ByteReader,
-    ) -> Result<(), TransportError> {
+    async fn send_stream(&self, _: &Peer, _: Message, _: ByteReader) -> Result<(), TransportError> {
         Err(TransportError::Unreachable { reason: "no streams here".into() })
     }
 

@@ -139,6 +139,26 @@ fn w3_entries_do_not_count_as_stored_while_their_replacement_is_being_written() 
 /// W4: a vote that is answered finds the write that carried it reported; the engine insists on
 /// that.
 #[test]
+fn w3_an_entry_that_is_replaced_before_it_is_written_is_not_acknowledged() {
+    let disk = Disk::bootstrapped(&Membership::first([voter(1), voter(2), voter(3)]));
+    let mut server = Server::new(1, disk, &Config::default());
+    for (from, term) in [(2, 2), (3, 3)] {
+        let append = RaftMessage {
+            kind: RaftKind::Append,
+            term,
+            log_id: LogId { term: 1, index: 1 },
+            commit: 1,
+            entries: vec![Entry::application(LogId { term, index: 2 }, b"x")],
+            ..RaftMessage::default()
+        };
+        server.node.handle_message(from, append);
+    }
+    let job = server.node.take_write().unwrap();
+    let acknowledged: Vec<_> = job.then_send.iter().map(|o| (o.to, o.message.term)).collect();
+    assert_eq!(acknowledged, [(3, 3)]);
+}
+
+#[test]
 fn w4_persistence_is_reported_before_what_it_released_is_sent() {
     let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
     let leader = cluster.elect();

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use bytes::{Buf as _, Bytes};
 use futures::io::{AsyncRead, AsyncWrite};
 
-use super::trace::Trace;
 use super::faults::Link;
+use super::trace::Trace;
 use super::{Sim, SimProcess, World};
 use crate::runtime::{BoxStream, Listener, Runtime as _};
 
