@@ -98,6 +98,10 @@ impl LogCache {
         self.staged.retain(|entry| entry.index < from);
     }
 
+    pub(super) fn bytes(&self) -> u64 {
+        self.tail_bytes
+    }
+
     /// Drops entries up to `stable` from memory, oldest first, while the tail is over its budget.
     pub(super) fn evict(&mut self, stable: u64) {
         while self.tail_bytes > self.bytes_max && self.tail_start <= stable {

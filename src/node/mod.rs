@@ -201,8 +201,6 @@ impl Node {
                 node.raw.raft.bcast_append();
             }
         });
-        let stable = self.raw.raft.raft_log.persisted.min(self.raw.raft.raft_log.committed);
-        self.raw.mut_store().evict(stable);
     }
 
     pub(crate) fn handle_fetched(&mut self, fetch: Fetch, entries: Vec<Entry>) {
@@ -370,6 +368,12 @@ impl Node {
 
     pub(crate) fn last(&self) -> LogId {
         self.raw.store().last_id()
+    }
+
+    /// How many bytes of entries are in memory. Those that are durable and committed leave it when
+    /// this is over the budget; whatever is left over it cannot leave.
+    pub(crate) fn cached_bytes(&self) -> u64 {
+        self.raw.store().bytes()
     }
 
     pub(crate) fn snapshot(&self) -> Option<&SnapshotMeta> {

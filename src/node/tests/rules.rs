@@ -258,6 +258,31 @@ fn a_follower_behind_the_leaders_memory_is_served_from_the_log() {
     assert_eq!(cluster.commands(follower).len(), 50);
 }
 
+/// A state machine that hangs must not make this server keep the whole log in memory.
+#[test]
+fn what_is_durable_leaves_memory_even_if_nothing_is_applied() {
+    let mut config = Config::default();
+    config.log_cache_bytes_max = 300;
+    let disk = Disk::bootstrapped(&Membership::first([voter(1), voter(2), voter(3)]));
+    let mut server = Server::new(1, disk, &config);
+    let entry = |index| Entry::application(LogId { term: 2, index }, b"x");
+    let append = RaftMessage {
+        kind: RaftKind::Append,
+        term: 2,
+        log_id: LogId { term: 1, index: 1 },
+        commit: 9,
+        entries: (2..=11).map(entry).collect(),
+        ..RaftMessage::default()
+    };
+    server.node.handle_message(2, append);
+    assert_eq!(server.node.cached_bytes(), 10 * 129);
+    let job = server.node.take_write().unwrap();
+    assert_eq!(server.node.cached_bytes(), 10 * 129, "the disk may not have it yet");
+    server.node.handle_persisted(job.number);
+    assert_eq!(server.node.cached_bytes(), 2 * 129, "what is not committed may be replaced");
+    assert_eq!(server.node.take_apply(1 << 20).unwrap().missing, 2..10);
+}
+
 #[test]
 fn a_follower_behind_the_log_gets_the_snapshot() {
     let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
