@@ -78,7 +78,7 @@ impl Driver {
         match request.verb {
             Verb::Propose { commands } => {
                 let fits = |command: &Bytes| command.len() <= self.config.command_bytes_max;
-                let fit = !self.log_backlog() && commands.iter().all(fits);
+                let fit = self.log_backlog().is_none() && commands.iter().all(fits);
                 let first = if fit { self.node.handle_proposal(commands) } else { None };
                 let result = match first {
                     Some(first) => Ok(Reply::Appended { first }),

@@ -246,9 +246,6 @@ impl Driver {
     }
 
     fn turn_asks(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.log_backlog() {
-            return false;
-        }
         let mut asks = std::mem::take(&mut self.scratch.asks);
         let busy = self.shared.asks.poll_take(cx, &mut asks).is_ready();
         asks.drain(..).for_each(|ask| self.asked(ask));
@@ -256,9 +253,15 @@ impl Driver {
         busy
     }
 
-    /// Whether so many commands wait to be applied that no more are taken in.
-    fn log_backlog(&self) -> bool {
-        self.node.last().index - self.node.applied().index > UNAPPLIED_ENTRIES_MAX
+    /// The limit, if so much waits to be durable or to be applied that this leader takes no more
+    /// commands.
+    fn log_backlog(&self) -> Option<usize> {
+        if self.node.last().index - self.node.applied().index > UNAPPLIED_ENTRIES_MAX {
+            return usize::try_from(UNAPPLIED_ENTRIES_MAX).ok();
+        }
+        let cache_bytes_max = usize::try_from(self.config.log_cache_bytes_max);
+        let bytes_max = cache_bytes_max.unwrap_or(usize::MAX).max(self.config.waiting_bytes_max);
+        (self.node.cached_bytes() > bytes_max as u64).then_some(bytes_max)
     }
 
     fn asked(&mut self, ask: Ask) {
@@ -353,5 +356,5 @@ impl Driver {
 
 /// How many messages of peers one turn takes, so that ticks and handles get their turn too.
 const INBOUND_PER_TURN: usize = 256;
-/// How many entries may wait to be applied before handles have to wait.
+/// How many entries may wait to be applied before commands have to wait.
 const UNAPPLIED_ENTRIES_MAX: u64 = 1 << 17;

@@ -40,7 +40,9 @@ impl Driver {
             return;
         }
         if self.node.can_propose() {
-            while let Some((commands, callers)) = self.next_bundle() {
+            while self.log_backlog().is_none()
+                && let Some((commands, callers)) = self.next_bundle()
+            {
                 self.propose_here(commands, callers);
             }
             return;
@@ -195,9 +197,12 @@ impl Driver {
         for (_, caller) in self.late.waiting.extract_if(.., |(_, caller)| caller.is_over(now)) {
             caller.resolve(Err(ProposeError::Unknown));
         }
+        let backlog = self.log_backlog().filter(|_| self.node.is_leader());
+        let reason = backlog.map(|limit| ProposeError::Overloaded { limit });
+        let reason = reason.unwrap_or(ProposeError::NoLeader(NoLeader));
         while self.unproposed.front().is_some_and(|(_, caller)| caller.is_over(now)) {
             if let Some((_, caller)) = self.unproposed.pop_front() {
-                caller.resolve(Err(ProposeError::NoLeader(NoLeader)));
+                caller.resolve(Err(reason.clone()));
             }
         }
     }

@@ -15,14 +15,6 @@ fn propose(origin: u64, number: u64) -> Request {
     }
 }
 
-fn answers(stage: &Stage) -> Vec<Answer> {
-    let answer = |body| match body {
-        MessageBody::Answer(answer) => Some(answer),
-        _ => None,
-    };
-    stage.sent().into_iter().filter_map(|(_, message)| answer(message.body)).collect()
-}
-
 #[test]
 fn a_request_that_arrives_twice_is_carried_out_once() {
     let stage = Stage::new(|_| {});
@@ -35,20 +27,12 @@ fn a_request_that_arrives_twice_is_carried_out_once() {
     let first = LogId { index: last.index + 1, ..last };
     assert_eq!(stage.raft.status().last, first);
     let answer = Answer { id: propose(2, 1).id, result: Ok(Reply::Appended { first }) };
-    assert_eq!(answers(&stage), [answer]);
+    assert_eq!(stage.answers(), [answer]);
     // Another request, and another server's of the same number, are not it.
     stage.hear(2, MessageBody::Request(propose(2, 2)));
     stage.hear(3, MessageBody::Request(propose(3, 1)));
     stage.turn();
     assert_eq!(stage.raft.status().last.index, first.index + 2);
-}
-
-fn requests(stage: &Stage) -> Vec<Request> {
-    let request = |body| match body {
-        MessageBody::Request(request) => Some(request),
-        _ => None,
-    };
-    stage.sent().into_iter().filter_map(|(_, message)| request(message.body)).collect()
 }
 
 fn refuse(stage: &Stage, request: &Request) {
@@ -66,16 +50,16 @@ fn what_the_leader_refused_is_not_asked_again_before_the_next_tick() {
     let mut read = stage.call(|raft| async move { raft.read(Consistency::Linearizable).await });
     stage.turn();
     for _ in 0..3 {
-        let asked = requests(&stage);
+        let asked = stage.requests();
         assert_eq!(asked.len(), 2, "{asked:?}");
         asked.iter().for_each(|request| refuse(&stage, request));
-        assert_eq!(requests(&stage), []);
+        assert_eq!(stage.requests(), []);
         stage.ticks(1);
     }
     // A new leader is asked at once.
-    requests(&stage).iter().for_each(|request| refuse(&stage, request));
+    stage.requests().iter().for_each(|request| refuse(&stage, request));
     stage.follow(&[]);
-    assert_eq!(requests(&stage).len(), 2);
+    assert_eq!(stage.requests().len(), 2);
     assert!(command.look().is_none() && read.look().is_none());
 }
 
@@ -85,9 +69,9 @@ fn a_late_refusal_does_not_break_off_the_read_that_came_after_it() {
     stage.follow(&[]);
     let mut read = stage.call(|raft| async move { raft.read(Consistency::Linearizable).await });
     stage.turn();
-    let old = requests(&stage);
+    let old = stage.requests();
     stage.follow(&[]);
-    let new = requests(&stage);
+    let new = stage.requests();
     refuse(&stage, &old[0]);
     let index = stage.raft.status().applied;
     let answer = Answer { id: new[0].id, result: Ok(Reply::ReadAt { index }) };

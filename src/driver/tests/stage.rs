@@ -21,7 +21,8 @@ use crate::storage::{
     StorageError, WriteBatch,
 };
 use crate::transport::{
-    Inbox, Message, MessageBody, Peer, RaftKind, RaftMessage, Transport, TransportError,
+    Answer, Inbox, Message, MessageBody, Peer, RaftKind, RaftMessage, Request, Transport,
+    TransportError,
 };
 
 pub(super) const TICK: Duration = Duration::from_millis(10);
@@ -143,6 +144,14 @@ impl Stage {
         call
     }
 
+    /// Makes a call that ends at once.
+    pub(super) fn now<T, F>(&self, call: impl FnOnce(Raft) -> F) -> T
+    where
+        F: Future<Output = T> + 'static,
+    {
+        Call(Box::pin(call(self.raft.clone()))).look().expect("it ends at once")
+    }
+
     /// Lets the driver do what it can without time passing.
     pub(super) fn turn(&self) {
         self.sim.run_for(Duration::ZERO);
@@ -154,6 +163,24 @@ impl Stage {
 
     pub(super) fn sent(&self) -> Vec<(Peer, Message)> {
         std::mem::take(&mut lock(&self.wire.sent))
+    }
+
+    /// The requests among what was sent.
+    pub(super) fn requests(&self) -> Vec<Request> {
+        let request = |body| match body {
+            MessageBody::Request(request) => Some(request),
+            _ => None,
+        };
+        self.sent().into_iter().filter_map(|(_, message)| request(message.body)).collect()
+    }
+
+    /// The answers among what was sent.
+    pub(super) fn answers(&self) -> Vec<Answer> {
+        let answer = |body| match body {
+            MessageBody::Answer(answer) => Some(answer),
+            _ => None,
+        };
+        self.sent().into_iter().filter_map(|(_, message)| answer(message.body)).collect()
     }
 
     /// Puts a message into the inbox.
