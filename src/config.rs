@@ -38,7 +38,9 @@ pub struct Config {
     /// more than it is long. A leader takes no more either while so much is not durable yet.
     /// Default 64 MiB.
     pub waiting_bytes_max: usize,
-    /// The most requests (of any kind) that wait to be taken up. Default 65,536.
+    /// The most requests (of any kind) that wait to be taken up, the most reads that wait to be
+    /// confirmed and applied, and the most requests to other servers that wait for an answer.
+    /// Default 65,536.
     pub waiting_requests_max: usize,
     /// The most messages of peers that wait to be taken up; more are dropped. Default 4,096.
     pub inbound_messages_max: usize,

@@ -38,7 +38,8 @@ impl Forwarded {
 }
 
 impl Driver {
-    /// Sends a request; if it certainly did not leave, gives back who waits.
+    /// Sends a request; if it certainly did not leave, or too many are under way, gives back who
+    /// waits.
     pub(super) fn forward(
         &mut self,
         peer: &Peer,
@@ -56,7 +57,8 @@ impl Driver {
             verb,
         };
         let forwarded = Forwarded { to: peer.id, deadline, waiter };
-        if !self.send_to(peer, MessageBody::Request(request)) {
+        let full = self.forwarded.len() >= self.config.waiting_requests_max;
+        if full || !self.send_to(peer, MessageBody::Request(request)) {
             self.forwards_rest = true;
             return Err(forwarded);
         }

@@ -3,8 +3,8 @@
 use super::stage::Stage;
 use crate::config::COMMAND_OVERHEAD_BYTES;
 use crate::error::NoLeader;
-use crate::raft::{Consistency, ProposeError};
-use crate::transport::{MessageBody, Refusal, Reply, Request, RequestId, Verb};
+use crate::raft::{Consistency, ProposeError, ReadError};
+use crate::transport::{Answer, MessageBody, Refusal, Reply, Request, RequestId, Verb};
 
 #[test]
 fn commands_without_a_byte_are_limited_too() {
@@ -46,9 +46,7 @@ fn a_leader_takes_no_more_commands_than_it_can_make_durable() {
         stage.turn();
     }
     let answers = stage.answers();
-    let appended = |answer: &&crate::transport::Answer| {
-        matches!(answer.result, Ok(Reply::Appended { .. }))
-    };
+    let appended = |answer: &&Answer| matches!(answer.result, Ok(Reply::Appended { .. }));
     assert_eq!(answers.iter().filter(appended).count(), 4);
     assert_eq!(answers[4].result, Err(Refusal::Overloaded));
     // Its own wait, and end with the reason; what needs no room goes on.
@@ -60,4 +58,54 @@ fn a_leader_takes_no_more_commands_than_it_can_make_durable() {
     let mut last = stage.call(|raft| async move { raft.propose("x").await });
     stage.disk.open();
     assert!(stage.until(&mut last).is_ok());
+}
+
+#[test]
+fn no_more_reads_wait_than_requests_may() {
+    let stage = Stage::new(|parts| parts.config.waiting_requests_max = 3);
+    let read = || stage.call(|raft| async move { raft.read(Consistency::Linearizable).await });
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        waiting.push(read());
+        stage.turn();
+    }
+    let mut refused = read();
+    stage.turn();
+    assert_eq!(refused.look(), Some(Err(ReadError::Overloaded { limit: 3 })));
+    stage.lead();
+    assert!(waiting.iter_mut().all(|read| stage.until(read).is_ok()));
+    // Others are held to it too.
+    let ask = |number| Request {
+        id: RequestId { origin: 2.into(), incarnation: 7, number },
+        hops: 2,
+        patience_ms: 1_000,
+        verb: Verb::ReadIndex,
+    };
+    (1..=4).for_each(|number| stage.hear(2, MessageBody::Request(ask(number))));
+    stage.turn();
+    assert_eq!(stage.answers(), [Answer { id: ask(4).id, result: Err(Refusal::Overloaded) }]);
+}
+
+#[test]
+fn no_more_requests_are_under_way_than_may_wait() {
+    let stage = Stage::new(|parts| parts.config.waiting_requests_max = 2);
+    stage.follow(&[]);
+    let transfer = || stage.call(|raft| async move { raft.transfer_leadership(3.into()).await });
+    let mut calls = Vec::new();
+    for _ in 0..3 {
+        calls.push(transfer());
+        stage.turn();
+    }
+    let asked = stage.requests();
+    assert_eq!(asked.len(), 2);
+    let answer = Answer { id: asked[0].id, result: Ok(Reply::Transferred) };
+    stage.hear(2, MessageBody::Answer(answer));
+    stage.ticks(5);
+    assert_eq!(calls[0].look(), Some(Ok(())));
+    // The third tries again until there is room or its time is over.
+    assert_eq!(calls[2].look(), None);
+    stage.ticks(5);
+    assert_eq!(calls[2].look(), None);
+    stage.turn();
+    assert_eq!(stage.requests().len(), 1);
 }
