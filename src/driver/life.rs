@@ -1,8 +1,10 @@
 //! How a node lives: formed, joined, looked after at each tick, ended.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Instant;
 
 use super::apply::{ApplyTask, JobDone};
@@ -15,6 +17,7 @@ use crate::id::{ClusterId, LogId};
 use crate::membership::{Member, Membership, MembershipError};
 use crate::node::{Node, Start};
 use crate::raft::{BootstrapError, JoinError, ProposeError, ReadError, TransferError};
+use crate::runtime::Timer;
 use crate::status::Progress;
 use crate::storage::{
     Base, HardState, Identity, LogStore, Recovered, SnapshotMeta, StorageError, WriteBatch,
@@ -41,6 +44,9 @@ pub(super) enum Rite {
     /// Form a cluster of this membership.
     Form(Membership, Answered<ClusterId, BootstrapError>),
 }
+
+/// How long the end waits for what may hang.
+type Patience = Pin<Box<dyn Timer>>;
 
 impl Driver {
     pub(super) fn bootstrap(
@@ -308,9 +314,8 @@ impl Driver {
     /// Ends everything, in an order that leaves nobody waiting and nothing running.
     pub(super) async fn end(mut self) {
         let fatal = self.stop.take().unwrap_or(Fatal::Shutdown);
-        if fatal == Fatal::Shutdown {
-            self.finish_writes().await;
-        } else {
+        let mut patience = self.runtime.timer(self.runtime.now() + self.config.verb_timeout);
+        if fatal != Fatal::Shutdown {
             tracing::error!(node = %self.shared.id(), %fatal, "the node has stopped");
         }
         for ask in self.shared.asks.close() {
@@ -327,7 +332,11 @@ impl Driver {
         }
         self.shared.inbound.close();
         self.transport.detach(self.group).await;
-        self.end_machine(&fatal).await;
+        if fatal == Fatal::Shutdown {
+            self.finish_writes(&mut patience).await;
+        }
+        self.end_machine(&fatal, &mut patience).await;
+        self.shared.in_hand.give_up();
         self.shared.jobs.close();
         let waiting = std::mem::take(&mut self.on_shutdown);
         let shared = Arc::clone(&self.shared);
@@ -344,10 +353,15 @@ impl Driver {
         }
     }
 
-    async fn finish_writes(&mut self) {
+    async fn finish_writes(&mut self, patience: &mut Patience) {
         self.node.flush();
         loop {
-            if !self.log.is_idle() && poll_fn(|cx| self.log.poll(cx)).await.is_err() {
+            let written = poll_fn(|cx| match self.log.is_idle() {
+                true => Poll::Ready(true),
+                false if patience.as_mut().poll(cx).is_ready() => Poll::Ready(false),
+                false => self.log.poll(cx).map(|done| done.is_ok()),
+            });
+            if !written.await {
                 return;
             }
             self.write();
@@ -357,15 +371,20 @@ impl Driver {
         }
     }
 
-    async fn end_machine(&mut self, fatal: &Fatal) {
+    async fn end_machine(&mut self, fatal: &Fatal, patience: &mut Patience) {
         let stopped = self.tasks.push_last(ApplyTask::Stop);
         if stopped.is_err() || *fatal != Fatal::Shutdown {
             return;
         }
         let mut jobs = Vec::new();
         loop {
-            poll_fn(|cx| self.shared.jobs.poll_take(cx, &mut jobs)).await;
-            if jobs.drain(..).any(|job| matches!(job, JobDone::Stopped | JobDone::Fatal(_))) {
+            let over = poll_fn(|cx| match self.shared.jobs.poll_take(cx, &mut jobs) {
+                Poll::Ready(()) => Poll::Ready(false),
+                Poll::Pending => patience.as_mut().poll(cx).map(|()| true),
+            });
+            let over = over.await;
+            if over || jobs.drain(..).any(|job| matches!(job, JobDone::Stopped | JobDone::Fatal(_)))
+            {
                 return;
             }
         }

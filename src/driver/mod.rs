@@ -16,6 +16,7 @@ use std::time::Instant;
 
 mod apply;
 mod forward;
+mod guard;
 mod leadership;
 mod life;
 mod mailbox;
@@ -118,7 +119,7 @@ struct Scratch {
 }
 
 impl Driver {
-    async fn run(mut self) {
+    async fn live(mut self) {
         while self.stop.is_none() {
             poll_fn(|cx| self.turn(cx)).await;
             if let Some(rite) = self.rite.take() {
@@ -344,12 +345,11 @@ impl Driver {
 
     fn fetch(&mut self) {
         for fetch in self.node.take_fetches() {
-            let (reader, shared) = (Arc::clone(&self.reader), Arc::clone(&self.shared));
-            self.runtime.spawn(Box::pin(async move {
+            let reader = Arc::clone(&self.reader);
+            guard::spawn_job(&*self.runtime, &self.shared, async move {
                 let entries = reader.read(fetch.range.clone(), fetch.bytes_max).await;
-                // A stopped driver needs no entries.
-                let _ = shared.jobs.push(JobDone::Fetched(fetch, entries));
-            }));
+                JobDone::Fetched(fetch, entries)
+            });
         }
     }
 }

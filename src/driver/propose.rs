@@ -127,8 +127,8 @@ impl Driver {
             self.late.recent.clear();
             self.late.complete_from = None;
         }
-        let callers = self.proposals.take_up_to(job.last.index);
-        self.give(ApplyTask::Apply { job, callers, keep_answers });
+        self.shared.in_hand.put(self.proposals.take_up_to(job.last.index));
+        self.give(ApplyTask::Apply { job, keep_answers });
     }
 
     fn give(&mut self, task: ApplyTask) {
@@ -194,6 +194,7 @@ impl Driver {
         for caller in self.proposals.take_while(|caller| caller.is_over(now)) {
             caller.resolve(Err(ProposeError::Unknown));
         }
+        self.shared.in_hand.end_over(now);
         for (_, caller) in self.late.waiting.extract_if(.., |(_, caller)| caller.is_over(now)) {
             caller.resolve(Err(ProposeError::Unknown));
         }

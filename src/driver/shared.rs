@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::apply::JobDone;
+use super::apply::{InHand, JobDone};
 use super::mailbox::Mailbox;
 use super::request::{Ask, Budget};
 use crate::config::Config;
@@ -26,6 +26,7 @@ pub(crate) struct Shared {
     pub(crate) command_bytes_max: usize,
     pub(super) inbound: Mailbox<Inbound>,
     pub(super) jobs: Mailbox<JobDone>,
+    pub(super) in_hand: InHand,
     pub(super) overflowed: AtomicU64,
     pub(super) misdirected: AtomicU64,
     local: Mutex<Local>,
@@ -62,6 +63,7 @@ impl Shared {
             command_bytes_max: config.command_bytes_max,
             inbound: Mailbox::new(config.inbound_messages_max),
             jobs: Mailbox::new(JOBS_MAX),
+            in_hand: InHand::default(),
             overflowed: AtomicU64::new(0),
             misdirected: AtomicU64::new(0),
             local: Mutex::new(local),

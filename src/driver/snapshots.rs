@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Driver;
 use super::apply::JobDone;
+use super::guard::spawn_job;
 use crate::id::LogId;
 use crate::storage::SnapshotMeta;
 use crate::transport::{MessageBody, RaftKind, RaftMessage, StreamRefused, TransportError};
@@ -70,9 +71,9 @@ impl Driver {
                 ..RaftMessage::default()
             };
             let head = self.envelope(peer.id, MessageBody::Raft(raft));
-            let (snapshots, shared) = (Arc::clone(&self.snapshots), Arc::clone(&self.shared));
+            let snapshots = Arc::clone(&self.snapshots);
             let transport = Arc::clone(&self.transport);
-            self.runtime.spawn(Box::pin(async move {
+            spawn_job(&*self.runtime, &self.shared, async move {
                 let arrived = match snapshots.open(&meta, 0).await {
                     Ok(body) => {
                         judge(&peer.address, transport.send_stream(&peer, head, body).await)
@@ -82,9 +83,8 @@ impl Driver {
                         false
                     }
                 };
-                // A stopped driver needs no report.
-                let _ = shared.jobs.push(JobDone::SnapshotSent { peer: to, arrived });
-            }));
+                JobDone::SnapshotSent { peer: to, arrived }
+            });
         }
     }
 }

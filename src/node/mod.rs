@@ -39,7 +39,7 @@ pub(crate) use self::reads::Reads;
 pub(crate) use self::start::Start;
 use self::writes::Writes;
 pub(crate) use self::writes::{Outgoing, WriteJob};
-use crate::error::Fatal;
+use crate::error::{Fatal, panic_text};
 use crate::id::LogId;
 use crate::membership::Membership;
 use crate::status::RaftRole;
@@ -469,9 +469,7 @@ impl Node {
             self.settle();
         });
         if let Err(panic) = catch_unwind(run) {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic");
-            self.fatal = Some(Fatal::Engine(text.to_owned()));
+            self.fatal = Some(Fatal::Engine(panic_text(&*panic)));
         }
     }
 }

@@ -63,7 +63,8 @@ impl Raft {
     /// Ends the node: takes nothing more, finishes the write under way, lets go of its stores and
     /// its transport.
     ///
-    /// Whoever waits is told. A leader does not hand over by itself; see
+    /// Whoever waits is told. It ends within [`Config::verb_timeout`](crate::Config::verb_timeout):
+    /// a disk or a state machine that hangs for so long is left behind as it is. A leader does not hand over by itself; see
     /// [`transfer_leadership`](Self::transfer_leadership).
     ///
     /// # Errors

@@ -76,12 +76,18 @@ pub(crate) async fn a_failing_store_stops_its_node_with_the_reason(mut cluster: 
     cluster.write(other, "d").await;
 }
 
-struct Broken;
+enum Broken {
+    Fails,
+    Panics,
+}
 
 #[async_trait]
 impl StateMachine for Broken {
     async fn apply(&mut self, _: Vec<Command>) -> Result<Vec<Bytes>, BoxError> {
-        Err("planted".into())
+        match self {
+            Self::Fails => Err("planted".into()),
+            Self::Panics => panic!("planted"),
+        }
     }
 
     async fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, BoxError> {
@@ -106,14 +112,23 @@ impl Snapshot for Nothing {
 }
 
 pub(crate) async fn a_failing_state_machine_stops_its_node_with_the_reason(cluster: Cluster) {
+    let reason = stopped_by(&cluster, Broken::Fails).await;
+    assert_eq!(reason, "the state machine failed: planted");
+}
+
+pub(crate) async fn a_panicking_state_machine_stops_its_node_and_not_the_process(cluster: Cluster) {
+    let reason = stopped_by(&cluster, Broken::Panics).await;
+    assert_eq!(reason, "the state machine failed: it panicked: planted");
+}
+
+async fn stopped_by(cluster: &Cluster, broken: Broken) -> String {
     let (log, snapshots) = (MemoryLogStore::new(), MemorySnapshotStore::new());
-    let parts = Parts { state_machine: Box::new(Broken), ..cluster.parts(1, &log, &snapshots) };
+    let parts = Parts { state_machine: Box::new(broken), ..cluster.parts(1, &log, &snapshots) };
     let raft = Raft::start(parts).await.unwrap();
     raft.bootstrap(vec![member(1)]).await.unwrap();
     assert_eq!(raft.propose("x").await, Err(ProposeError::Unknown));
     cluster.until("it has stopped", |_| raft.status().stopped.is_some()).await;
-    let reason = raft.status().stopped.unwrap().to_string();
-    assert_eq!(reason, "the state machine failed: planted");
+    raft.status().stopped.unwrap().to_string()
 }
 
 pub(crate) async fn a_config_that_cannot_work_is_refused(mut cluster: Cluster) {

@@ -38,6 +38,7 @@ on_every_runtime! {
     lifecycle::after_a_shutdown_every_verb_says_so,
     lifecycle::a_failing_store_stops_its_node_with_the_reason,
     lifecycle::a_failing_state_machine_stops_its_node_with_the_reason,
+    lifecycle::a_panicking_state_machine_stops_its_node_and_not_the_process,
     lifecycle::a_config_that_cannot_work_is_refused,
     membership::a_server_joins_and_becomes_a_voter,
     membership::a_removed_server_cannot_come_back,

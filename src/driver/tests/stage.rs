@@ -34,6 +34,29 @@ pub(super) struct Stage {
     pub(super) log: MemoryLogStore,
     /// Where writes wait while it is shut.
     pub(super) disk: Gate,
+    /// Where the state machine waits before it applies.
+    pub(super) machine: Gate,
+    failing: Faults,
+}
+
+/// What panics from now on, or, for `Answers`, is not given.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Failing {
+    Answers,
+    Apply,
+    Snapshot,
+    Write,
+    WriteSnapshot,
+}
+
+#[derive(Clone, Default)]
+struct Faults(Arc<Mutex<Option<Failing>>>);
+
+impl Faults {
+    fn meet(&self, here: Failing) {
+        let failing = *lock(&self.0);
+        assert!(failing != Some(here), "planted");
+    }
 }
 
 /// A call that was made and is looked at by hand.
@@ -81,7 +104,7 @@ impl Gate {
 }
 
 /// A log in memory whose writes wait at a gate.
-struct GatedLog(MemoryLogStore, Gate);
+struct GatedLog(MemoryLogStore, Gate, Faults);
 
 #[async_trait]
 impl LogStore for GatedLog {
@@ -91,6 +114,7 @@ impl LogStore for GatedLog {
 
     async fn write(&mut self, batch: WriteBatch) -> Result<(), StorageError> {
         self.1.pass().await;
+        self.2.meet(Failing::Write);
         self.0.write(batch).await
     }
 
@@ -100,14 +124,14 @@ impl LogStore for GatedLog {
 }
 
 /// Answers each command by its length.
-pub(super) struct Lengths;
+struct Lengths(Gate, Faults);
 
 impl Stage {
     /// Server 1 of three, formed but without a leader.
     pub(super) fn new(prepare: impl FnOnce(&mut Parts)) -> Self {
         let sim = Sim::new(1);
         let (log, wire) = (MemoryLogStore::new(), Arc::new(Wire::default()));
-        let disk = Gate::default();
+        let (disk, machine, failing) = (Gate::default(), Gate::default(), Faults::default());
         let mut config = Config::default();
         config.id = Some(1.into());
         config.address = "a1".into();
@@ -120,9 +144,9 @@ impl Stage {
             group: GroupId::default(),
             runtime: sim.process(1),
             transport: Arc::clone(&wire) as _,
-            log: Box::new(GatedLog(log.clone(), disk.clone())),
+            log: Box::new(GatedLog(log.clone(), disk.clone(), failing.clone())),
             snapshots: Arc::new(MemorySnapshotStore::new()),
-            state_machine: Box::new(Lengths),
+            state_machine: Box::new(Lengths(machine.clone(), failing.clone())),
         };
         prepare(&mut parts);
         let voter = |n: u64| Member::voter(n.into(), "", format!("a{n}"));
@@ -131,7 +155,15 @@ impl Stage {
             raft.bootstrap((1..=3).map(voter).collect()).await.unwrap();
             raft
         });
-        Self { sim, raft: formed.unwrap(), wire, log, disk }
+        Self { sim, raft: formed.unwrap(), wire, log, disk, machine, failing }
+    }
+
+    pub(super) fn fail(&self, failing: Failing) {
+        *lock(&self.failing.0) = Some(failing);
+    }
+
+    pub(super) fn is_detached(&self) -> bool {
+        lock(&self.wire.inbox).is_none()
     }
 
     /// Makes a call; it is in the mailbox when this returns, and nothing has run.
@@ -185,7 +217,7 @@ impl Stage {
 
     /// Puts a message into the inbox.
     pub(super) fn hear(&self, from: u64, body: MessageBody) {
-        let inbox = lock(&self.wire.inbox).clone().unwrap();
+        let Some(inbox) = lock(&self.wire.inbox).clone() else { return };
         let local = inbox.local();
         inbox.deliver(Message {
             cluster: local.cluster,
@@ -307,12 +339,7 @@ impl Transport for Wire {
         Ok(())
     }
 
-    async fn send_stream(
-        &self,
-        _: &Peer,
-        _: Message,
-        _: ByteReader,
-    ) -> Result<(), TransportError> {
+    async fn send_stream(&self, _: &Peer, _: Message, _: ByteReader) -> Result<(), TransportError> {
         Err(TransportError::Unreachable { reason: "no streams here".into() })
     }
 
@@ -324,11 +351,17 @@ impl Transport for Wire {
 #[async_trait]
 impl StateMachine for Lengths {
     async fn apply(&mut self, commands: Vec<Command>) -> Result<Vec<bytes::Bytes>, BoxError> {
+        self.0.pass().await;
+        self.1.meet(Failing::Apply);
+        if *lock(&self.1.0) == Some(Failing::Answers) {
+            return Ok(Vec::new());
+        }
         Ok(commands.iter().map(|command| vec![command.data.len() as u8].into()).collect())
     }
 
     async fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, BoxError> {
-        Ok(Box::new(Self))
+        self.1.meet(Failing::Snapshot);
+        Ok(Box::new(Self(self.0.clone(), self.1.clone())))
     }
 
     async fn restore(&mut self, _: &SnapshotMeta, _: ByteReader) -> Result<(), BoxError> {
@@ -342,6 +375,7 @@ impl Snapshot for Lengths {
         self: Box<Self>,
         _: &mut (dyn futures::io::AsyncWrite + Send + Unpin),
     ) -> Result<(), BoxError> {
+        self.1.meet(Failing::WriteSnapshot);
         Ok(())
     }
 }
