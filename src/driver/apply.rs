@@ -83,6 +83,8 @@ pub(super) enum JobDone {
     Captured,
     Fatal(Fatal),
     Fetched(Fetch, Result<Vec<Entry>, StorageError>),
+    /// What was to be applied is not in the log any more.
+    Overtaken(StorageError),
     Restored(LogId),
     SnapshotSent {
         peer: u64,
@@ -131,7 +133,13 @@ impl Applier {
         let mut next = first;
         while next < job.missing.end {
             let missing = next..job.missing.end;
-            let entries = self.reader.read(missing, READ_BYTES_MAX).await?;
+            let entries = match self.reader.read(missing, READ_BYTES_MAX).await {
+                Err(error @ StorageError::Compacted { .. }) => {
+                    self.shared.in_hand.give_up();
+                    return Ok(JobDone::Overtaken(error));
+                }
+                read => read?,
+            };
             let Some(last) = entries.last() else {
                 let what = format!("entry {next} is missing");
                 return Err(

@@ -185,6 +185,7 @@ impl Driver {
                 self.node.handle_fetched(fetch, Vec::new());
             }
             JobDone::Fetched(_, Err(error)) => self.stop = Some(error.into()),
+            JobDone::Overtaken(error) => self.overtaken(error),
             JobDone::Restored(log_id) => self.restored(log_id),
             JobDone::SnapshotSent { peer, arrived } => {
                 self.node.handle_snapshot_sent(peer, arrived)

@@ -31,6 +31,12 @@ impl Late {
     pub(super) fn new(applied: u64) -> Self {
         Self { handed: applied, ..Self::default() }
     }
+
+    /// The answers so far have a hole.
+    pub(super) fn forget(&mut self) {
+        self.complete_from = None;
+        self.recent.clear();
+    }
 }
 
 impl Driver {
@@ -163,8 +169,7 @@ impl Driver {
     /// it.
     pub(super) fn skip_to(&mut self, index: u64) {
         self.late.handed = self.late.handed.max(index);
-        self.late.complete_from = None;
-        self.late.recent.clear();
+        self.late.forget();
         for (_, caller) in self.proposals.take_up_to(index) {
             caller.resolve(Err(ProposeError::Unknown));
         }

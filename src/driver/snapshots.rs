@@ -6,7 +6,7 @@ use super::Driver;
 use super::apply::JobDone;
 use super::guard::spawn_job;
 use crate::id::LogId;
-use crate::storage::SnapshotMeta;
+use crate::storage::{SnapshotMeta, StorageError};
 use crate::transport::{MessageBody, RaftKind, RaftMessage, StreamRefused, TransportError};
 
 impl Driver {
@@ -49,6 +49,16 @@ impl Driver {
             true
         });
         self.restore_next = Some(meta);
+    }
+
+    /// The state machine could not read on: a snapshot that took the place of the log brings it what
+    /// it misses.
+    pub(super) fn overtaken(&mut self, error: StorageError) {
+        self.applying = false;
+        self.late.forget();
+        if !self.node.is_installing() && self.restore_next.is_none() {
+            self.stop = Some(error.into());
+        }
     }
 
     pub(super) fn restored(&mut self, log_id: LogId) {

@@ -2,6 +2,7 @@
 
 mod changes;
 mod ends;
+mod installs;
 mod limits;
 mod requests;
 mod rules;

@@ -2,6 +2,7 @@
 //! arrives in one turn.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -13,8 +14,8 @@ use crate::config::Config;
 use crate::id::{GroupId, LogId, NodeId};
 use crate::membership::Member;
 use crate::raft::{Parts, Raft};
-use crate::runtime::ByteReader;
 use crate::runtime::sim::Sim;
+use crate::runtime::{ByteReader, Runtime as _};
 use crate::state_machine::{BoxError, Command, Snapshot, StateMachine};
 use crate::storage::{
     Entry, LogReader, LogStore, MemoryLogStore, MemorySnapshotStore, Recovered, SnapshotMeta,
@@ -36,6 +37,8 @@ pub(super) struct Stage {
     pub(super) disk: Gate,
     /// Where the state machine waits before it applies.
     pub(super) machine: Gate,
+    /// Where reading the log waits.
+    pub(super) reads: Gate,
     failing: Faults,
 }
 
@@ -104,22 +107,37 @@ impl Gate {
 }
 
 /// A log in memory whose writes wait at a gate.
-struct GatedLog(MemoryLogStore, Gate, Faults);
+struct GatedLog {
+    log: MemoryLogStore,
+    writes: Gate,
+    reads: Gate,
+    failing: Faults,
+}
+
+struct GatedReader(Arc<dyn LogReader>, Gate);
+
+#[async_trait]
+impl LogReader for GatedReader {
+    async fn read(&self, indexes: Range<u64>, bytes_max: u64) -> Result<Vec<Entry>, StorageError> {
+        self.1.pass().await;
+        self.0.read(indexes, bytes_max).await
+    }
+}
 
 #[async_trait]
 impl LogStore for GatedLog {
     async fn recover(&mut self) -> Result<Recovered, StorageError> {
-        self.0.recover().await
+        self.log.recover().await
     }
 
     async fn write(&mut self, batch: WriteBatch) -> Result<(), StorageError> {
-        self.1.pass().await;
-        self.2.meet(Failing::Write);
-        self.0.write(batch).await
+        self.writes.pass().await;
+        self.failing.meet(Failing::Write);
+        self.log.write(batch).await
     }
 
     fn reader(&self) -> Arc<dyn LogReader> {
-        self.0.reader()
+        Arc::new(GatedReader(self.log.reader(), self.reads.clone()))
     }
 }
 
@@ -131,7 +149,14 @@ impl Stage {
     pub(super) fn new(prepare: impl FnOnce(&mut Parts)) -> Self {
         let sim = Sim::new(1);
         let (log, wire) = (MemoryLogStore::new(), Arc::new(Wire::default()));
-        let (disk, machine, failing) = (Gate::default(), Gate::default(), Faults::default());
+        let (disk, reads, machine) = (Gate::default(), Gate::default(), Gate::default());
+        let failing = Faults::default();
+        let gated = GatedLog {
+            log: log.clone(),
+            writes: disk.clone(),
+            reads: reads.clone(),
+            failing: failing.clone(),
+        };
         let mut config = Config::default();
         config.id = Some(1.into());
         config.address = "a1".into();
@@ -144,7 +169,7 @@ impl Stage {
             group: GroupId::default(),
             runtime: sim.process(1),
             transport: Arc::clone(&wire) as _,
-            log: Box::new(GatedLog(log.clone(), disk.clone(), failing.clone())),
+            log: Box::new(gated),
             snapshots: Arc::new(MemorySnapshotStore::new()),
             state_machine: Box::new(Lengths(machine.clone(), failing.clone())),
         };
@@ -155,7 +180,7 @@ impl Stage {
             raft.bootstrap((1..=3).map(voter).collect()).await.unwrap();
             raft
         });
-        Self { sim, raft: formed.unwrap(), wire, log, disk, machine, failing }
+        Self { sim, raft: formed.unwrap(), wire, log, disk, machine, reads, failing }
     }
 
     pub(super) fn fail(&self, failing: Failing) {
@@ -217,16 +242,37 @@ impl Stage {
 
     /// Puts a message into the inbox.
     pub(super) fn hear(&self, from: u64, body: MessageBody) {
-        let Some(inbox) = lock(&self.wire.inbox).clone() else { return };
-        let local = inbox.local();
-        inbox.deliver(Message {
-            cluster: local.cluster,
-            group: local.group,
+        if let Some(inbox) = lock(&self.wire.inbox).clone() {
+            inbox.deliver(self.message(from, body));
+        }
+    }
+
+    fn message(&self, from: u64, body: MessageBody) -> Message {
+        Message {
+            cluster: self.raft.status().cluster,
+            group: GroupId::default(),
             from: from.into(),
             from_address: format!("a{from}").into(),
-            to: Some(local.node),
+            to: Some(1.into()),
             body,
-        });
+        }
+    }
+
+    /// Streams a snapshot of server `from` in, as leader of `term`.
+    pub(super) fn hear_snapshot(&self, from: u64, term: u64, log_id: LogId) {
+        let inbox = lock(&self.wire.inbox).clone().unwrap();
+        let system = self.raft.status().membership.encode();
+        let raft = RaftMessage {
+            kind: RaftKind::Snapshot,
+            term,
+            snapshot: Some(SnapshotMeta { log_id, system, size_bytes: 0 }),
+            ..RaftMessage::default()
+        };
+        let head = self.message(from, MessageBody::Raft(raft));
+        self.sim.process(1).spawn(Box::pin(async move {
+            let empty = Box::pin(futures::io::Cursor::new(Vec::new()));
+            inbox.receive_stream(head, empty).await.unwrap();
+        }));
     }
 
     /// Puts the answers that faithful followers give into the inbox; `false` if there are none.
