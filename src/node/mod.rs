@@ -204,6 +204,7 @@ impl Node {
     }
 
     pub(crate) fn handle_fetched(&mut self, fetch: Fetch, entries: Vec<Entry>) {
+        self.raw.mut_store().end_fetch();
         self.guarded(|node| {
             let entries = entries.into_iter().map(engine::entry_to_engine).collect();
             node.raw.mut_store().stage(entries);

@@ -8,6 +8,7 @@ use crate::error::Fatal;
 use crate::id::LogId;
 use crate::membership::{Change, Membership};
 use crate::node::ChangeOutcome;
+use crate::node::log::FETCHES_MAX;
 use crate::storage::{Entry, HardState};
 use crate::transport::{RaftKind, RaftMessage};
 
@@ -254,6 +255,33 @@ fn a_follower_behind_the_leaders_memory_is_served_from_the_log() {
         cluster.propose(leader, "x");
     }
     cluster.cut.clear();
+    cluster.tick(20);
+    assert_eq!(cluster.commands(follower).len(), 50);
+}
+
+/// Every heartbeat that is answered asks again for what a slow disk has not given yet.
+#[test]
+fn no_more_reads_behind_memory_are_under_way_than_may() {
+    let mut config = Config::default();
+    config.log_cache_bytes_max = 1;
+    let mut cluster = Cluster::with(&[voter(1), voter(2), voter(3)], &config);
+    let leader = cluster.elect();
+    let follower = leader % 3 + 1;
+    cluster.cut.insert(follower);
+    for _ in 0..50 {
+        cluster.propose(leader, "x");
+    }
+    cluster.cut.clear();
+    cluster.server(leader).fetches = Some(Vec::new());
+    cluster.tick(400);
+    let held = cluster.server(leader).fetches.take().unwrap();
+    assert_eq!(held.len(), FETCHES_MAX);
+    for fetch in held {
+        let range = fetch.range.clone();
+        let entries = cluster.server(leader).disk.entries.clone();
+        let entries = entries.into_iter().filter(|entry| range.contains(&entry.log_id.index));
+        cluster.node(leader).handle_fetched(fetch, entries.collect());
+    }
     cluster.tick(20);
     assert_eq!(cluster.commands(follower).len(), 50);
 }
