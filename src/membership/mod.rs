@@ -83,6 +83,12 @@ impl Membership {
         self.members.values().chain(leaving)
     }
 
+    /// Whether the engine, which knows only a part of each id, can tell all of them apart.
+    pub(crate) fn is_distinct(&self) -> bool {
+        let ids: BTreeSet<u64> = self.everyone().map(|member| member.id.raft_id()).collect();
+        ids.len() == self.everyone().count()
+    }
+
     pub(crate) fn by_raft_id(&self, id: u64) -> Option<&Member> {
         self.everyone().find(|member| member.id.raft_id() == id)
     }

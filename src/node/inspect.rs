@@ -38,7 +38,7 @@ impl Node {
             RaftKind::Append => inspect_append(message),
             RaftKind::AppendResponse => self.inspect_append_response(from, message),
             RaftKind::Heartbeat => self.inspect_heartbeat(message),
-            RaftKind::Snapshot => inspect_snapshot(message),
+            RaftKind::Snapshot => self.inspect_snapshot(message),
             RaftKind::TimeoutNow if self.must_not_campaign() => Verdict::Useless,
             _ => Verdict::Fine,
         }
@@ -67,6 +67,9 @@ impl Node {
         if !message.reject || message.request_snapshot != 0 {
             return Verdict::Fine;
         }
+        if message.reject_hint > message.log_id.index {
+            return Verdict::Malformed;
+        }
         // A late refusal of what the follower has acknowledged since would make the engine go back
         // behind that.
         if message.log_id.index <= progress.matched {
@@ -77,6 +80,22 @@ impl Node {
             message.log_id.term = 0;
         }
         Verdict::Fine
+    }
+
+    fn inspect_snapshot(&self, message: &RaftMessage) -> Verdict {
+        let Some(meta) = &message.snapshot else { return Verdict::Malformed };
+        // The engine may be told of what is stored here, which a mere message is not.
+        if self.staged_snapshot.as_ref() != Some(meta) {
+            return Verdict::Malformed;
+        }
+        if meta.log_id.index == 0 || meta.log_id.term == 0 || meta.log_id.term > message.term {
+            return Verdict::Malformed;
+        }
+        let Ok(membership) = Membership::decode(meta.system.clone()) else {
+            return Verdict::Malformed;
+        };
+        let possible = membership.voters().next().is_some() && membership.is_distinct();
+        if possible { Verdict::Fine } else { Verdict::Malformed }
     }
 }
 
@@ -96,17 +115,6 @@ fn inspect_append(message: &RaftMessage) -> Verdict {
         last = next;
     }
     Verdict::Fine
-}
-
-fn inspect_snapshot(message: &RaftMessage) -> Verdict {
-    let Some(meta) = &message.snapshot else { return Verdict::Malformed };
-    if meta.log_id.index == 0 || meta.log_id.term == 0 || meta.log_id.term > message.term {
-        return Verdict::Malformed;
-    }
-    let Ok(membership) = Membership::decode(meta.system.clone()) else {
-        return Verdict::Malformed;
-    };
-    if membership.voters().next().is_none() { Verdict::Malformed } else { Verdict::Fine }
 }
 
 fn well_formed(entry: &Entry) -> bool {
