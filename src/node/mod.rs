@@ -41,7 +41,7 @@ use self::writes::Writes;
 pub(crate) use self::writes::{Outgoing, WriteJob};
 use crate::error::{Fatal, panic_text};
 use crate::id::LogId;
-use crate::membership::Membership;
+use crate::membership::{Member, Membership};
 use crate::status::RaftRole;
 use crate::storage::{Base, Entry, SnapshotMeta};
 use crate::transport::RaftMessage;
@@ -404,9 +404,13 @@ impl Node {
     /// W5: the only voter must not elect itself while the end of its log is not durable.
     fn must_not_campaign(&self) -> bool {
         let raft = &self.raw.raft;
+        let me = |member: &Member| member.id.raft_id() == raft.id;
+        let membership = self.history.current();
         raft.state != StateRole::Leader
-            && raft.prs().is_singleton()
             && raft.raft_log.persisted < raft.raft_log.last_index()
+            // Both configurations of a joint one count: its own vote may be a majority of each.
+            && membership.voters().all(me)
+            && membership.outgoing.values().all(me)
     }
 
     fn reads_in_engine(&self) -> usize {

@@ -168,7 +168,18 @@ fn w4_persistence_is_reported_before_what_it_released_is_sent() {
 /// the rule it elects itself at once, and the engine panics.
 #[test]
 fn w5_the_only_voter_does_not_campaign_while_its_log_is_not_durable() {
-    let mut cluster = Cluster::of(&[voter(1), learner(2)]);
+    let alone = Membership::first([voter(1), learner(2)]);
+    // While one learner takes the place of another, both configurations have the same one voter.
+    let mut joint = Membership::first([voter(1), learner(3)]);
+    joint.outgoing.insert(1.into(), voter(1));
+    alone_with_a_log_that_is_not_durable(&alone);
+    alone_with_a_log_that_is_not_durable(&joint);
+}
+
+fn alone_with_a_log_that_is_not_durable(membership: &Membership) {
+    let mut cluster = Cluster::of(&[voter(1)]);
+    let server = Server::new(1, Disk::bootstrapped(membership), &Config::default());
+    cluster.servers.insert(1, server);
     cluster.server(1).prompt = false;
     // The leader that has just demoted itself still sends the end of its log.
     let append = RaftMessage {
