@@ -46,6 +46,7 @@ struct Lifeline {
 
 impl Drop for Lifeline {
     fn drop(&mut self) {
+        self.shared.set_ending(self.fatal.clone());
         for ask in self.shared.asks.close() {
             refuse(ask, &self.fatal);
         }

@@ -318,6 +318,7 @@ impl Driver {
         if fatal != Fatal::Shutdown {
             tracing::error!(node = %self.shared.id(), %fatal, "the node has stopped");
         }
+        self.shared.set_ending(fatal.clone());
         for ask in self.shared.asks.close() {
             refuse(ask, &fatal);
         }
@@ -396,7 +397,7 @@ pub(crate) fn refuse(ask: Ask, fatal: &Fatal) {
     // Whoever asked may have gone.
     match ask {
         Ask::Bootstrap(_, answer) => drop(answer.send(Err(BootstrapError::Stopped(fatal)))),
-        Ask::Change(_, _, answer) => drop(answer.send(Err(MembershipError::Stopped(fatal)))),
+        Ask::Change(_, _, answer, _) => drop(answer.send(Err(MembershipError::Stopped(fatal)))),
         Ask::Join(_, answer) => drop(answer.send(Err(JoinError::Stopped(fatal)))),
         Ask::Propose(_, caller) => caller.resolve(Err(ProposeError::Stopped(fatal))),
         Ask::Read(answer) => drop(answer.send(Err(ReadError::Stopped(fatal)))),
@@ -404,7 +405,7 @@ pub(crate) fn refuse(ask: Ask, fatal: &Fatal) {
             let result = if fatal == Fatal::Shutdown { Ok(()) } else { Err(fatal) };
             drop(answer.send(result));
         }
-        Ask::Transfer(_, answer) => drop(answer.send(Err(TransferError::Stopped(fatal)))),
+        Ask::Transfer(_, answer, _) => drop(answer.send(Err(TransferError::Stopped(fatal)))),
     }
 }
 

@@ -274,8 +274,10 @@ impl Driver {
                 self.unproposed.push_back((command, caller));
             }
             Ask::Read(answer) => self.read(answer, deadline),
-            Ask::Change(change, on, answer) => self.change_asked(change, on, answer, deadline),
-            Ask::Transfer(to, answer) => self.transfer_asked(to, answer, deadline),
+            Ask::Change(change, on, answer, deadline) => {
+                self.change_asked(change, on, answer, deadline);
+            }
+            Ask::Transfer(to, answer, deadline) => self.transfer_asked(to, answer, deadline),
             Ask::Bootstrap(members, answer) => self.bootstrap(members, answer),
             Ask::Join(addresses, answer) => self.join(addresses, answer, deadline),
             Ask::Shutdown(answer) => {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
@@ -13,6 +13,7 @@ use super::apply::{InHand, JobDone};
 use super::mailbox::Mailbox;
 use super::request::{Ask, Budget};
 use crate::config::Config;
+use crate::error::Fatal;
 use crate::id::{ClusterId, NodeId};
 use crate::runtime::ByteReader;
 use crate::status::Status;
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     status: Mutex<Published>,
     snapshots: Arc<dyn SnapshotStore>,
     receiving: AtomicBool,
+    /// Why the node takes nothing more; known a while before it has ended.
+    ending: OnceLock<Fatal>,
 }
 
 #[derive(Debug)]
@@ -70,6 +73,7 @@ impl Shared {
             status: Mutex::new(Published { status, version: 0, watchers: Vec::new() }),
             snapshots,
             receiving: AtomicBool::new(false),
+            ending: OnceLock::new(),
         }
     }
 
@@ -79,6 +83,16 @@ impl Shared {
 
     pub(crate) fn id(&self) -> NodeId {
         lock(&self.local).node
+    }
+
+    /// The first reason stays.
+    pub(super) fn set_ending(&self, fatal: Fatal) {
+        let _ = self.ending.set(fatal);
+    }
+
+    /// Why the node has stopped or is about to.
+    pub(crate) fn ending(&self) -> Option<Fatal> {
+        self.ending.get().cloned()
     }
 
     pub(super) fn set_cluster(&self, cluster: ClusterId) {

@@ -2,7 +2,11 @@
 
 use super::stage::{Failing, Stage};
 use crate::error::Fatal;
-use crate::raft::{Consistency, ProposeError, Raft, ReadError};
+use crate::membership::{Change, MembershipError};
+use crate::raft::{
+    BootstrapError, Consistency, JoinError, ProposeError, Raft, ReadError, TransferError,
+};
+use crate::transport::{Answer, MessageBody, Reply};
 
 #[test]
 fn a_command_ends_at_its_deadline_although_the_state_machine_hangs() {
@@ -87,6 +91,20 @@ fn a_panic_of_the_store_ends_the_node_with_the_reason() {
 }
 
 #[test]
+fn while_a_node_ends_the_reason_is_told_already() {
+    let stage = Stage::new(|_| {});
+    stage.lead();
+    stage.wire.leaving.shut();
+    stage.log.fail_next_write();
+    let mut command = stage.call(|raft| async move { raft.propose("x").await });
+    stage.turn();
+    assert_eq!(command.look(), Some(Err(ProposeError::Unknown)));
+    assert_eq!(stage.raft.status().stopped, None, "it has not ended yet");
+    let refused = stage.now(|raft| async move { raft.propose("y").await });
+    assert!(matches!(refused, Err(ProposeError::Stopped(Fatal::Storage(_)))), "{refused:?}");
+}
+
+#[test]
 fn a_panic_of_the_state_machine_ends_the_node_with_the_reason() {
     for failing in [Failing::Apply, Failing::Snapshot, Failing::WriteSnapshot] {
         let stage = Stage::new(|parts| parts.config.snapshot_after_entries = 2);
@@ -118,4 +136,46 @@ fn a_state_machine_that_gives_too_few_answers_ends_the_node() {
     assert_eq!(command.look(), Some(Err(ProposeError::Unknown)));
     let reason = stage.raft.status().stopped.unwrap().to_string();
     assert_eq!(reason, "the state machine failed: 1 commands, but 0 answers");
+}
+
+/// Both ask again until somebody leads; the last attempt has no more time than the call.
+#[test]
+fn a_verb_that_is_tried_again_ends_at_its_own_deadline() {
+    let stage = Stage::new(|_| {});
+    let change = Change::Remove(3.into());
+    let mut change = stage.call(|raft| async move { raft.change_membership(change).await });
+    let mut transfer = stage.call(|raft| async move { raft.transfer_leadership(3.into()).await });
+    for _ in 0..58 {
+        stage.ticks(5);
+        assert!(change.look().is_none() && transfer.look().is_none());
+    }
+    stage.follow(&[]);
+    stage.ticks(5);
+    assert!(change.look().is_none() && transfer.look().is_none());
+    stage.turn();
+    assert_eq!(stage.requests().len(), 2);
+    stage.ticks(8);
+    assert_eq!(change.look(), Some(Err(MembershipError::Unknown)));
+    assert_eq!(transfer.look(), Some(Err(TransferError::Unknown)));
+}
+
+#[test]
+fn a_full_mailbox_is_no_end_and_no_doubt() {
+    let stage = Stage::new(|parts| parts.config.waiting_requests_max = 1);
+    stage.follow(&[]);
+    let mut first = stage.call(|raft| async move { raft.transfer_leadership(3.into()).await });
+    // Nothing has been taken up yet, so there is room for nobody.
+    let change = Change::Remove(3.into());
+    let mut change = stage.call(|raft| async move { raft.change_membership(change).await });
+    let mut transfer = stage.call(|raft| async move { raft.transfer_leadership(3.into()).await });
+    let overloaded = BootstrapError::Overloaded { limit: 1 };
+    assert_eq!(stage.now(|raft| async move { raft.bootstrap(vec![]).await }), Err(overloaded));
+    let overloaded = JoinError::Overloaded { limit: 1 };
+    assert_eq!(stage.now(|raft| async move { raft.join(&[]).await }), Err(overloaded));
+    stage.turn();
+    let id = stage.requests()[0].id;
+    stage.hear(2, MessageBody::Answer(Answer { id, result: Ok(Reply::Transferred) }));
+    stage.ticks(5);
+    assert_eq!(first.look(), Some(Ok(())));
+    assert!(change.look().is_none() && transfer.look().is_none());
 }

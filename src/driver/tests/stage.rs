@@ -70,6 +70,8 @@ pub(super) struct Call<T>(Pin<Box<dyn Future<Output = T>>>);
 pub(super) struct Wire {
     inbox: Mutex<Option<Arc<dyn Inbox>>>,
     sent: Mutex<Vec<(Peer, Message)>>,
+    /// Where detaching waits.
+    pub(super) leaving: Gate,
 }
 
 /// Something that the test may hold up: whoever passes waits while it is shut.
@@ -390,6 +392,7 @@ impl Transport for Wire {
     }
 
     async fn detach(&self, _: GroupId) {
+        self.leaving.pass().await;
         *lock(&self.inbox) = None;
     }
 }
