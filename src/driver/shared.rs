@@ -1,5 +1,6 @@
 //! What the driver shares with its handles, its jobs and the transport.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -50,7 +51,9 @@ pub(super) enum Inbound {
 struct Published {
     status: Status,
     version: u64,
-    watchers: Vec<Waker>,
+    /// Those that wait now, by the number of their watch.
+    watchers: BTreeMap<u64, Waker>,
+    watches: u64,
 }
 
 impl Shared {
@@ -70,7 +73,12 @@ impl Shared {
             overflowed: AtomicU64::new(0),
             misdirected: AtomicU64::new(0),
             local: Mutex::new(local),
-            status: Mutex::new(Published { status, version: 0, watchers: Vec::new() }),
+            status: Mutex::new(Published {
+                status,
+                version: 0,
+                watchers: BTreeMap::new(),
+                watches: 0,
+            }),
             snapshots,
             receiving: AtomicBool::new(false),
             ending: OnceLock::new(),
@@ -106,7 +114,7 @@ impl Shared {
             published.version += 1;
             let watchers = std::mem::take(&mut published.watchers);
             drop(published);
-            watchers.into_iter().for_each(Waker::wake);
+            watchers.into_values().for_each(Waker::wake);
         }
     }
 
@@ -230,18 +238,30 @@ impl Shared {
 pub struct StatusWatch {
     shared: Arc<Shared>,
     seen: u64,
+    number: u64,
 }
 
 impl StatusWatch {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let seen = shared.published().version;
-        Self { shared, seen }
+        let mut published = shared.published();
+        published.watches += 1;
+        let (seen, number) = (published.version, published.watches);
+        drop(published);
+        Self { shared, seen, number }
     }
 
     /// The status once it has changed since this was last asked (or since the watch began). Changes
     /// in between may be missed, the latest state never.
     pub fn changed(&mut self) -> impl Future<Output = Status> + Send {
         Changed { watch: self }
+    }
+}
+
+impl Drop for StatusWatch {
+    fn drop(&mut self) {
+        let waker = self.shared.published().watchers.remove(&self.number);
+        // Dropped without the lock, since a waker is somebody else's code.
+        drop(waker);
     }
 }
 
@@ -259,8 +279,9 @@ impl Future for Changed<'_> {
             self.watch.seen = published.version;
             return Poll::Ready(published.status.clone());
         }
-        published.watchers.retain(|waker| !waker.will_wake(cx.waker()));
-        published.watchers.push(cx.waker().clone());
+        let old = published.watchers.insert(self.watch.number, cx.waker().clone());
+        drop(published);
+        drop(old);
         Poll::Pending
     }
 }

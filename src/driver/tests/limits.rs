@@ -1,5 +1,9 @@
 //! What may wait, at its limit.
 
+use std::future::Future as _;
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
+
 use super::stage::Stage;
 use crate::config::COMMAND_OVERHEAD_BYTES;
 use crate::error::NoLeader;
@@ -108,4 +112,26 @@ fn no_more_requests_are_under_way_than_may_wait() {
     assert_eq!(calls[2].look(), None);
     stage.turn();
     assert_eq!(stage.requests().len(), 1);
+}
+
+struct Nobody;
+
+impl Wake for Nobody {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// While nothing changes, every request that waits for a leader makes a watch, and lets go of it.
+#[test]
+fn a_watch_that_was_let_go_is_forgotten() {
+    let stage = Stage::new(|_| {});
+    let nobody = Arc::new(Nobody);
+    let waker = Waker::from(Arc::clone(&nobody));
+    let mut watch = stage.raft.watch();
+    let mut changed = Box::pin(watch.changed());
+    assert!(changed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    assert!(changed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    assert_eq!(Arc::strong_count(&nobody), 3, "its waker is kept, once");
+    drop(changed);
+    drop(watch);
+    assert_eq!(Arc::strong_count(&nobody), 2);
 }
