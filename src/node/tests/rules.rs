@@ -9,6 +9,7 @@ use crate::id::LogId;
 use crate::membership::{Change, Membership};
 use crate::node::ChangeOutcome;
 use crate::node::log::FETCHES_MAX;
+use crate::node::writes::THEN_SEND_MAX;
 use crate::storage::{Entry, HardState};
 use crate::transport::{RaftKind, RaftMessage};
 
@@ -295,6 +296,29 @@ fn no_more_reads_behind_memory_are_under_way_than_may() {
     }
     cluster.tick(20);
     assert_eq!(cluster.commands(follower).len(), 50);
+}
+
+/// While a disk hangs, candidates go on asking.
+#[test]
+fn no_more_messages_wait_for_a_write_than_may() {
+    let disk = Disk::bootstrapped(&Membership::first([voter(1), voter(2), voter(3)]));
+    let mut server = Server::new(1, disk, &Config::default());
+    let asked = |term| RaftMessage {
+        kind: RaftKind::PreVote,
+        term,
+        log_id: LogId { term: 1, index: 1 },
+        ..RaftMessage::default()
+    };
+    server.node.handle_message(3, RaftMessage { kind: RaftKind::Vote, ..asked(2) });
+    let writing = server.node.take_write().unwrap();
+    for term in 3..3 + 2 * THEN_SEND_MAX as u64 {
+        server.node.handle_message(2, asked(term));
+    }
+    server.node.handle_persisted(writing.number);
+    let waiting = server.node.take_write().unwrap().then_send;
+    assert_eq!(waiting.len(), THEN_SEND_MAX);
+    let newest = 2 + 2 * THEN_SEND_MAX as u64;
+    assert_eq!(waiting.last().unwrap().message.term, newest, "the oldest are lost");
 }
 
 /// A state machine that hangs must not make this server keep the whole log in memory.
