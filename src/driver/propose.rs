@@ -59,7 +59,8 @@ impl Driver {
         let Some(leader) = self.leader_peer() else { return };
         while let Some((commands, callers)) = self.next_bundle() {
             let verb = Verb::Propose { commands: commands.clone() };
-            let deadline = callers.first().and_then(|caller| caller.deadline).unwrap_or(self.now);
+            let deadlines = callers.iter().filter_map(|caller| caller.deadline);
+            let deadline = deadlines.min().unwrap_or(self.now);
             let waiter = Waiter::Propose { commands, callers };
             if let Err(Forwarded { waiter: Waiter::Propose { commands, callers }, .. }) =
                 self.forward(&leader, verb, waiter, deadline)
@@ -196,7 +197,7 @@ impl Driver {
     /// Ends what has waited too long.
     pub(super) fn sweep_proposals(&mut self) {
         let now = self.now;
-        for caller in self.proposals.take_while(|caller| caller.is_over(now)) {
+        for caller in self.proposals.take_over(|caller| caller.is_over(now)) {
             caller.resolve(Err(ProposeError::Unknown));
         }
         self.shared.in_hand.end_over(now);
@@ -206,10 +207,12 @@ impl Driver {
         let backlog = self.log_backlog().filter(|_| self.node.is_leader());
         let reason = backlog.map(|limit| ProposeError::Overloaded { limit });
         let reason = reason.unwrap_or(ProposeError::NoLeader(NoLeader));
-        while self.unproposed.front().is_some_and(|(_, caller)| caller.is_over(now)) {
-            if let Some((_, caller)) = self.unproposed.pop_front() {
-                caller.resolve(Err(reason.clone()));
-            }
+        // What came back may stand before what is older, so all are looked at.
+        if self.unproposed.iter().any(|(_, caller)| caller.is_over(now)) {
+            let all = std::mem::take(&mut self.unproposed).into_iter();
+            let (over, rest): (Vec<_>, _) = all.partition(|(_, caller)| caller.is_over(now));
+            self.unproposed = rest.into();
+            over.into_iter().for_each(|(_, caller)| caller.resolve(Err(reason.clone())));
         }
     }
 

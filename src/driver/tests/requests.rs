@@ -1,8 +1,9 @@
 //! Requests between servers.
 
 use super::stage::Stage;
+use crate::error::NoLeader;
 use crate::id::LogId;
-use crate::raft::Consistency;
+use crate::raft::{Consistency, ProposeError};
 use crate::transport::{Answer, MessageBody, Refusal, Reply, Request, RequestId, Verb};
 
 /// A command of server `origin`, as it was first sent.
@@ -78,4 +79,37 @@ fn a_late_refusal_does_not_break_off_the_read_that_came_after_it() {
     stage.hear(2, MessageBody::Answer(answer));
     stage.turn();
     assert_eq!(read.look().unwrap().unwrap().index, index);
+}
+
+#[test]
+fn commands_that_come_back_out_of_order_end_at_their_own_deadlines() {
+    let stage = Stage::new(|_| {});
+    stage.follow(&[]);
+    let mut old = stage.call(|raft| async move { raft.propose("old").await });
+    stage.turn();
+    stage.ticks(10);
+    let mut new = stage.call(|raft| async move { raft.propose("new").await });
+    stage.turn();
+    let asked = stage.requests();
+    assert_eq!(asked.len(), 2);
+    asked.iter().for_each(|request| refuse(&stage, request));
+    // They go out together again, for as long as the older one has.
+    stage.ticks(1);
+    let together = stage.requests();
+    let patience: Vec<_> = together.iter().map(|request| request.patience_ms).collect();
+    assert_eq!(patience, [2_890]);
+    refuse(&stage, &together[0]);
+    // Until there is no leader to ask any more; then each ends for itself.
+    for _ in 0..80 {
+        stage.ticks(1);
+        stage.requests().iter().for_each(|request| refuse(&stage, request));
+    }
+    assert_eq!(stage.raft.status().leader, None);
+    stage.ticks(208);
+    assert_eq!(old.look(), None);
+    stage.ticks(2);
+    assert_eq!(old.look(), Some(Err(ProposeError::NoLeader(NoLeader))));
+    assert_eq!(new.look(), None);
+    stage.ticks(10);
+    assert_eq!(new.look(), Some(Err(ProposeError::NoLeader(NoLeader))));
 }
