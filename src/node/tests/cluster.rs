@@ -97,6 +97,11 @@ impl Disk {
     }
 
     pub(super) fn start(&self, id: u64, config: &Config) -> Result<Node, String> {
+        self.start_at(id, config, self.base.log_id)
+    }
+
+    /// Starts a node whose state machine says that it has come so far.
+    pub(super) fn start_at(&self, id: u64, config: &Config, at: LogId) -> Result<Node, String> {
         Node::start(Start {
             id: id.into(),
             config,
@@ -104,7 +109,7 @@ impl Disk {
             seed: 7,
             recovered: self.recovered(),
             snapshot: self.snapshot.clone(),
-            applied: self.base.log_id,
+            applied: at,
         })
     }
 }

@@ -227,6 +227,21 @@ fn w7_a_log_that_is_shorter_than_what_was_promised_is_found_out() {
 }
 
 #[test]
+fn a_state_machine_of_another_history_is_found_out() {
+    let mut disk = Disk::bootstrapped(&Membership::first([voter(1), voter(2), voter(3)]));
+    let entry = |term, index| Entry::application(LogId { term, index }, b"x");
+    disk.entries = vec![entry(2, 2), entry(2, 3), entry(4, 4)];
+    disk.hard_state = HardState { term: 4, vote: 0, commit: 1 };
+    let start = |term, index| disk.start_at(1, &Config::default(), LogId { term, index });
+    let node = start(2, 3).unwrap();
+    assert_eq!(node.commit(), 3, "what is applied is committed");
+    for (term, index, words) in [(1, 3, "another entry"), (4, 5, "ends"), (0, 0, "begins")] {
+        let error = start(term, index).err().unwrap();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
 fn a_panic_of_the_engine_ends_the_node_and_not_the_process() {
     let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
     let leader = cluster.elect();
