@@ -222,12 +222,18 @@ impl Driver {
         let mut jobs = Vec::new();
         loop {
             poll_fn(|cx| shared.jobs.poll_take(cx, &mut jobs)).await;
+            let mut taken = None;
             for job in jobs.drain(..) {
                 match job {
-                    JobDone::SnapshotTaken(taken) => return taken,
-                    JobDone::Fatal(fatal) => return Err(fatal),
-                    _ => {}
+                    JobDone::SnapshotTaken(result) => taken = Some(result),
+                    job => self.job_done(job),
                 }
+            }
+            if let Some(result) = taken {
+                return result;
+            }
+            if let Some(fatal) = &self.stop {
+                return Err(fatal.clone());
             }
         }
     }
