@@ -1,3 +1,4 @@
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -60,6 +61,39 @@ pub(crate) async fn after_a_shutdown_every_verb_says_so(mut cluster: Cluster) {
     let transfer = raft.transfer_leadership(id(1)).await;
     assert_eq!(transfer, Err(TransferError::Stopped(stopped)));
     raft.shutdown().await.unwrap();
+}
+
+pub(crate) async fn everyone_who_waits_is_told_of_a_shutdown(mut cluster: Cluster) {
+    let leader = cluster.form(3).await;
+    cluster.network.isolate(&address(leader));
+    let waiting: Vec<_> = (0..300)
+        .map(|n| {
+            let raft = cluster.raft(leader);
+            cluster.spawn(async move {
+                match n % 3 {
+                    0 => drop(raft.propose("\"x\"").await.unwrap_err()),
+                    1 => drop(raft.read(Consistency::Linearizable).await.unwrap_err()),
+                    _ => drop(raft.change_membership(Change::Remove(id(2))).await.unwrap_err()),
+                }
+            })
+        })
+        .collect();
+    cluster.pause(20).await;
+    cluster.raft(leader).shutdown().await.unwrap();
+    cluster.until("all have ended", |_| waiting.iter().all(|w| w.load(Ordering::SeqCst))).await;
+}
+
+pub(crate) async fn a_node_without_a_handle_ends(mut cluster: Cluster) {
+    let leader = cluster.form(3).await;
+    let gone = cluster.others(leader)[0];
+    let mut watch = cluster.raft(gone).watch();
+    let clone = cluster.raft(gone);
+    cluster.servers.remove(&gone);
+    assert_eq!(clone.status().stopped, None, "there is one handle left");
+    drop(clone);
+    while watch.changed().await.stopped != Some(Fatal::Shutdown) {}
+    // Its address and its stores are free again.
+    cluster.start(gone).await;
 }
 
 pub(crate) async fn a_failing_store_stops_its_node_with_the_reason(mut cluster: Cluster) {
