@@ -136,11 +136,11 @@ fn a_refusal_hints_at_nothing_behind_what_it_refuses() {
         reject_hint,
         ..RaftMessage::default()
     };
-    let (good, bad) = (refusal(index + 1), refusal(u64::MAX));
+    let (mut good, bad) = (refusal(index + 1), refusal(u64::MAX));
     cluster.cut.extend([1, 2, 3]);
     cluster.propose(leader, "b");
     let node = cluster.node(leader);
-    assert_eq!(node.inspect(leader % 3 + 1, &mut good.clone()), Verdict::Fine);
+    assert_eq!(node.inspect(leader % 3 + 1, &mut good), Verdict::Fine);
     assert_eq!(node.inspect(leader % 3 + 1, &mut bad.clone()), Verdict::Malformed);
     node.handle_message(leader % 3 + 1, bad);
     assert_eq!(node.fatal(), None);
