@@ -38,7 +38,8 @@ impl Forwarded {
 }
 
 impl Driver {
-    /// Sends a request; if it certainly did not leave, gives back who waits.
+    /// Sends a request; if it certainly did not leave, or too many are under way, gives back who
+    /// waits.
     pub(super) fn forward(
         &mut self,
         peer: &Peer,
@@ -57,7 +58,8 @@ impl Driver {
             verb,
         };
         let forwarded = Forwarded { to: peer.id, deadline, waiter };
-        if !self.send_to(peer, MessageBody::Request(request)) {
+        let full = self.forwarded.len() >= self.config.waiting_requests_max;
+        if full || !self.send_to(peer, MessageBody::Request(request)) {
             self.forwards_rest = true;
             return Err(forwarded);
         }
@@ -82,7 +84,7 @@ impl Driver {
         match request.verb {
             Verb::Propose { commands } => {
                 let fits = |command: &Bytes| command.len() <= self.config.command_bytes_max;
-                let fit = !self.log_backlog() && commands.iter().all(fits);
+                let fit = self.log_backlog().is_none() && commands.iter().all(fits);
                 let first = if fit { self.node.handle_proposal(commands) } else { None };
                 let result = match first {
                     Some(first) => Ok(Reply::Appended { first }),

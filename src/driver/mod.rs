@@ -16,6 +16,7 @@ use std::time::Instant;
 
 mod apply;
 mod forward;
+mod guard;
 mod leadership;
 mod life;
 mod mailbox;
@@ -118,7 +119,7 @@ struct Scratch {
 }
 
 impl Driver {
-    async fn run(mut self) {
+    async fn live(mut self) {
         while self.stop.is_none() {
             poll_fn(|cx| self.turn(cx)).await;
             if let Some(rite) = self.rite.take() {
@@ -184,6 +185,7 @@ impl Driver {
                 self.node.handle_fetched(fetch, Vec::new());
             }
             JobDone::Fetched(_, Err(error)) => self.stop = Some(error.into()),
+            JobDone::Overtaken(error) => self.overtaken(error),
             JobDone::Restored(log_id) => self.restored(log_id),
             JobDone::SnapshotSent { peer, arrived } => {
                 self.node.handle_snapshot_sent(peer, arrived)
@@ -246,9 +248,6 @@ impl Driver {
     }
 
     fn turn_asks(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.log_backlog() {
-            return false;
-        }
         let mut asks = std::mem::take(&mut self.scratch.asks);
         let busy = self.shared.asks.poll_take(cx, &mut asks).is_ready();
         asks.drain(..).for_each(|ask| self.asked(ask));
@@ -256,9 +255,15 @@ impl Driver {
         busy
     }
 
-    /// Whether so many commands wait to be applied that no more are taken in.
-    fn log_backlog(&self) -> bool {
-        self.node.last().index - self.node.applied().index > UNAPPLIED_ENTRIES_MAX
+    /// The limit, if so much waits to be durable or to be applied that this leader takes no more
+    /// commands.
+    fn log_backlog(&self) -> Option<usize> {
+        if self.node.last().index - self.node.applied().index > UNAPPLIED_ENTRIES_MAX {
+            return usize::try_from(UNAPPLIED_ENTRIES_MAX).ok();
+        }
+        let cache_bytes_max = usize::try_from(self.config.log_cache_bytes_max);
+        let bytes_max = cache_bytes_max.unwrap_or(usize::MAX).max(self.config.waiting_bytes_max);
+        (self.node.cached_bytes() > bytes_max as u64).then_some(bytes_max)
     }
 
     fn asked(&mut self, ask: Ask) {
@@ -269,8 +274,10 @@ impl Driver {
                 self.unproposed.push_back((command, caller));
             }
             Ask::Read(answer) => self.read(answer, deadline),
-            Ask::Change(change, on, answer) => self.change_asked(change, on, answer, deadline),
-            Ask::Transfer(to, answer) => self.transfer_asked(to, answer, deadline),
+            Ask::Change(change, on, answer, deadline) => {
+                self.change_asked(change, on, answer, deadline);
+            }
+            Ask::Transfer(to, answer, deadline) => self.transfer_asked(to, answer, deadline),
             Ask::Bootstrap(members, answer) => self.bootstrap(members, answer),
             Ask::Join(addresses, answer) => self.join(addresses, answer, deadline),
             Ask::Shutdown(answer) => {
@@ -341,17 +348,16 @@ impl Driver {
 
     fn fetch(&mut self) {
         for fetch in self.node.take_fetches() {
-            let (reader, shared) = (Arc::clone(&self.reader), Arc::clone(&self.shared));
-            self.runtime.spawn(Box::pin(async move {
+            let reader = Arc::clone(&self.reader);
+            guard::spawn_job(&*self.runtime, &self.shared, async move {
                 let entries = reader.read(fetch.range.clone(), fetch.bytes_max).await;
-                // A stopped driver needs no entries.
-                let _ = shared.jobs.push(JobDone::Fetched(fetch, entries));
-            }));
+                JobDone::Fetched(fetch, entries)
+            });
         }
     }
 }
 
 /// How many messages of peers one turn takes, so that ticks and handles get their turn too.
 const INBOUND_PER_TURN: usize = 256;
-/// How many entries may wait to be applied before handles have to wait.
+/// How many entries may wait to be applied before commands have to wait.
 const UNAPPLIED_ENTRIES_MAX: u64 = 1 << 17;

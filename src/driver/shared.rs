@@ -1,18 +1,20 @@
 //! What the driver shares with its handles, its jobs and the transport.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::apply::JobDone;
+use super::apply::{InHand, JobDone};
 use super::mailbox::Mailbox;
 use super::request::{Ask, Budget};
 use crate::config::Config;
+use crate::error::Fatal;
 use crate::id::{ClusterId, NodeId};
 use crate::node;
 use crate::runtime::ByteReader;
@@ -27,12 +29,15 @@ pub(crate) struct Shared {
     pub(crate) command_bytes_max: usize,
     pub(super) inbound: Mailbox<Inbound>,
     pub(super) jobs: Mailbox<JobDone>,
+    pub(super) in_hand: InHand,
     pub(super) overflowed: AtomicU64,
     pub(super) misdirected: AtomicU64,
     local: Mutex<Local>,
     status: Mutex<Published>,
     snapshots: Arc<dyn SnapshotStore>,
     receiving: AtomicBool,
+    /// Why the node takes nothing more; known a while before it has ended.
+    ending: OnceLock<Fatal>,
 }
 
 #[derive(Debug)]
@@ -47,7 +52,9 @@ pub(super) enum Inbound {
 struct Published {
     status: Status,
     version: u64,
-    watchers: Vec<Waker>,
+    /// Those that wait now, by the number of their watch.
+    watchers: BTreeMap<u64, Waker>,
+    watches: u64,
 }
 
 impl Shared {
@@ -63,12 +70,19 @@ impl Shared {
             command_bytes_max: config.command_bytes_max,
             inbound: Mailbox::new(config.inbound_messages_max),
             jobs: Mailbox::new(JOBS_MAX),
+            in_hand: InHand::default(),
             overflowed: AtomicU64::new(0),
             misdirected: AtomicU64::new(0),
             local: Mutex::new(local),
-            status: Mutex::new(Published { status, version: 0, watchers: Vec::new() }),
+            status: Mutex::new(Published {
+                status,
+                version: 0,
+                watchers: BTreeMap::new(),
+                watches: 0,
+            }),
             snapshots,
             receiving: AtomicBool::new(false),
+            ending: OnceLock::new(),
         }
     }
 
@@ -78,6 +92,16 @@ impl Shared {
 
     pub(crate) fn id(&self) -> NodeId {
         lock(&self.local).node
+    }
+
+    /// The first reason stays.
+    pub(super) fn set_ending(&self, fatal: Fatal) {
+        let _ = self.ending.set(fatal);
+    }
+
+    /// Why the node has stopped or is about to.
+    pub(crate) fn ending(&self) -> Option<Fatal> {
+        self.ending.get().cloned()
     }
 
     pub(super) fn set_cluster(&self, cluster: ClusterId) {
@@ -91,7 +115,7 @@ impl Shared {
             published.version += 1;
             let watchers = std::mem::take(&mut published.watchers);
             drop(published);
-            watchers.into_iter().for_each(Waker::wake);
+            watchers.into_values().for_each(Waker::wake);
         }
     }
 
@@ -219,18 +243,30 @@ impl Shared {
 pub struct StatusWatch {
     shared: Arc<Shared>,
     seen: u64,
+    number: u64,
 }
 
 impl StatusWatch {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let seen = shared.published().version;
-        Self { shared, seen }
+        let mut published = shared.published();
+        published.watches += 1;
+        let (seen, number) = (published.version, published.watches);
+        drop(published);
+        Self { shared, seen, number }
     }
 
     /// The status once it has changed since this was last asked (or since the watch began). Changes
     /// in between may be missed, the latest state never.
     pub fn changed(&mut self) -> impl Future<Output = Status> + Send {
         Changed { watch: self }
+    }
+}
+
+impl Drop for StatusWatch {
+    fn drop(&mut self) {
+        let waker = self.shared.published().watchers.remove(&self.number);
+        // Dropped without the lock, since a waker is somebody else's code.
+        drop(waker);
     }
 }
 
@@ -248,8 +284,9 @@ impl Future for Changed<'_> {
             self.watch.seen = published.version;
             return Poll::Ready(published.status.clone());
         }
-        published.watchers.retain(|waker| !waker.will_wake(cx.waker()));
-        published.watchers.push(cx.waker().clone());
+        let old = published.watchers.insert(self.watch.number, cx.waker().clone());
+        drop(published);
+        drop(old);
         Poll::Pending
     }
 }

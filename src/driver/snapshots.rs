@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::Driver;
 use super::apply::JobDone;
+use super::guard::spawn_job;
 use crate::id::LogId;
-use crate::storage::SnapshotMeta;
+use crate::storage::{SnapshotMeta, StorageError};
 use crate::transport::{MessageBody, RaftKind, RaftMessage, StreamRefused, TransportError};
 
 impl Driver {
@@ -50,6 +51,16 @@ impl Driver {
         self.restore_next = Some(meta);
     }
 
+    /// The state machine could not read on: a snapshot that took the place of the log brings it what
+    /// it misses.
+    pub(super) fn overtaken(&mut self, error: StorageError) {
+        self.applying = false;
+        self.late.forget();
+        if !self.node.is_installing() && self.restore_next.is_none() {
+            self.stop = Some(error.into());
+        }
+    }
+
     pub(super) fn restored(&mut self, log_id: LogId) {
         self.applying = false;
         self.node.handle_applied(log_id);
@@ -70,9 +81,9 @@ impl Driver {
                 ..RaftMessage::default()
             };
             let head = self.envelope(peer.id, MessageBody::Raft(raft));
-            let (snapshots, shared) = (Arc::clone(&self.snapshots), Arc::clone(&self.shared));
+            let snapshots = Arc::clone(&self.snapshots);
             let transport = Arc::clone(&self.transport);
-            self.runtime.spawn(Box::pin(async move {
+            spawn_job(&*self.runtime, &self.shared, async move {
                 let arrived = match snapshots.open(&meta, 0).await {
                     Ok(body) => {
                         judge(&peer.address, transport.send_stream(&peer, head, body).await)
@@ -82,9 +93,8 @@ impl Driver {
                         false
                     }
                 };
-                // A stopped driver needs no report.
-                let _ = shared.jobs.push(JobDone::SnapshotSent { peer: to, arrived });
-            }));
+                JobDone::SnapshotSent { peer: to, arrived }
+            });
         }
     }
 }

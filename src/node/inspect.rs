@@ -4,7 +4,6 @@
 use raft::StateRole;
 
 use super::Node;
-use crate::error::Fatal;
 use crate::membership::{ChangeRecord, Membership};
 use crate::storage::{Entry, EntryKind};
 use crate::transport::{RaftKind, RaftMessage};
@@ -131,15 +130,6 @@ fn well_formed(entry: &Entry) -> bool {
             }),
         EntryKind::Change | EntryKind::Application | EntryKind::System => true,
         EntryKind::Empty => entry.data.is_empty(),
-    }
-}
-
-impl From<Verdict> for Option<Fatal> {
-    fn from(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::DataLoss(reason) => Some(Fatal::DataLoss(reason)),
-            Verdict::Fine | Verdict::Malformed | Verdict::Useless => None,
-        }
     }
 }
 

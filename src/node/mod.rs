@@ -40,7 +40,7 @@ pub(crate) use self::reads::Reads;
 pub(crate) use self::start::Start;
 use self::writes::Writes;
 pub(crate) use self::writes::{Outgoing, WriteJob};
-use crate::error::Fatal;
+use crate::error::{Fatal, panic_text};
 use crate::id::LogId;
 use crate::membership::Membership;
 use crate::status::RaftRole;
@@ -212,11 +212,10 @@ impl Node {
                 node.raw.raft.bcast_append();
             }
         });
-        let stable = self.raw.raft.raft_log.persisted.min(self.raw.raft.raft_log.committed);
-        self.raw.mut_store().evict(stable);
     }
 
     pub(crate) fn handle_fetched(&mut self, fetch: Fetch, entries: Vec<Entry>) {
+        self.raw.mut_store().end_fetch();
         self.guarded(|node| {
             let entries = entries.into_iter().map(engine::entry_to_engine).collect();
             node.raw.mut_store().stage(entries);
@@ -385,6 +384,12 @@ impl Node {
         self.raw.store().last_id()
     }
 
+    /// How many bytes of entries are in memory. Those that are durable and committed leave it when
+    /// this is over the budget; whatever is left over it cannot leave.
+    pub(crate) fn cached_bytes(&self) -> u64 {
+        self.raw.store().bytes()
+    }
+
     pub(crate) fn snapshot(&self) -> Option<&SnapshotMeta> {
         self.raw.store().snapshot_meta()
     }
@@ -482,9 +487,7 @@ impl Node {
             self.settle();
         });
         if let Err(panic) = catch_unwind(run) {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic");
-            self.fatal = Some(Fatal::Engine(text.to_owned()));
+            self.fatal = Some(Fatal::Engine(panic_text(&*panic)));
         }
     }
 }

@@ -12,15 +12,18 @@ pub(crate) struct Reads<T> {
     /// Confirmed; they wait until this index is applied here.
     confirmed: BTreeMap<u64, Vec<T>>,
     rounds: u64,
+    /// How many there are in all.
+    count: usize,
 }
 
 impl<T> Reads<T> {
     pub(crate) fn new() -> Self {
-        Self { waiting: Vec::new(), round: None, confirmed: BTreeMap::new(), rounds: 0 }
+        Self { waiting: Vec::new(), round: None, confirmed: BTreeMap::new(), rounds: 0, count: 0 }
     }
 
     pub(crate) fn push(&mut self, caller: T) {
         self.waiting.push(caller);
+        self.count += 1;
     }
 
     /// Starts a round if somebody waits and none is under way. One that begins while another is
@@ -62,6 +65,7 @@ impl<T> Reads<T> {
             let index = *first.key();
             taken.extend(first.remove().into_iter().map(|caller| (index, caller)));
         }
+        self.count -= taken.len();
         taken
     }
 
@@ -72,6 +76,7 @@ impl<T> Reads<T> {
             taken.extend(callers.extract_if(.., |c| elsewhere(c)).map(|caller| (index, caller)));
         }
         self.confirmed.retain(|_, callers| !callers.is_empty());
+        self.count -= taken.len();
         taken
     }
 
@@ -85,13 +90,12 @@ impl<T> Reads<T> {
         for callers in self.confirmed.values_mut() {
             taken.extend(callers.extract_if(.., |c| over(c)).map(|caller| (true, caller)));
         }
+        self.count -= taken.len();
         taken
     }
 
     pub(crate) fn len(&self) -> usize {
-        let shared = self.round.as_ref().map_or(0, |(_, callers)| callers.len());
-        let confirmed: usize = self.confirmed.values().map(Vec::len).sum();
-        self.waiting.len() + shared + confirmed
+        self.count
     }
 }
 
@@ -115,5 +119,23 @@ mod tests {
         reads.confirm(2, 8);
         assert_eq!(reads.take_up_to(9), [], "an abandoned round confirms nothing");
         assert_eq!(reads.begin(), Some(3));
+        reads.abandon_round(2);
+        reads.confirm(3, 8);
+        assert_eq!(reads.take_up_to(9), [(8, "b")], "only its own round was abandoned");
+    }
+
+    #[test]
+    fn everyone_is_counted_until_taken_out() {
+        let mut reads = Reads::new();
+        (1..=3).for_each(|n| reads.push(n));
+        reads.begin();
+        reads.push(4);
+        assert_eq!(reads.len(), 4);
+        assert_eq!(reads.take_over(|&n| n == 1 || n == 4).len(), 2);
+        reads.confirm(1, 5);
+        assert_eq!(reads.len(), 2);
+        assert_eq!(reads.take_confirmed(|&n| n == 2), [(5, 2)]);
+        assert_eq!(reads.take_up_to(5), [(5, 3)]);
+        assert_eq!(reads.len(), 0);
     }
 }

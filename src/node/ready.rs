@@ -35,6 +35,8 @@ impl Node {
             }
         }
         self.fix_election_timeout();
+        let stable = self.raw.raft.raft_log.persisted.min(self.raw.raft.raft_log.committed);
+        self.raw.mut_store().evict(stable);
     }
 
     /// W2: entries, the truncation they imply and the hard state of one Ready are one batch.

@@ -60,6 +60,11 @@ impl Node {
             }
         }
         let mut cache = LogCache::new(&recovered, &in_force, config.log_cache_bytes_max);
+        if cache.term_of(applied.index) != Some(applied.term) {
+            return Err(format!(
+                "the state machine is at {applied}, but the log has another entry"
+            ));
+        }
         if let Some(meta) = snapshot {
             let membership = decode(meta.system.clone())?;
             cache.set_snapshot(meta, &membership);

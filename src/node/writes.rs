@@ -93,6 +93,9 @@ impl Writes {
                 !(same && is_ack(&old.message))
             });
         }
+        if self.next.then_send.len() == THEN_SEND_MAX {
+            self.next.then_send.remove(0);
+        }
         self.next.then_send.push(outgoing);
         self.waiting = true;
     }
@@ -140,3 +143,6 @@ impl Writes {
 fn is_ack(message: &RaftMessage) -> bool {
     message.kind == RaftKind::AppendResponse && !message.reject
 }
+
+/// How many messages may wait for a write; the oldest is lost first, as on the wire.
+pub(super) const THEN_SEND_MAX: usize = 1_024;

@@ -77,7 +77,7 @@ pub(crate) async fn without_a_leader_nothing_is_applied(mut cluster: Cluster) {
 
 pub(crate) async fn more_than_may_wait_is_refused(mut cluster: Cluster) {
     cluster.config.command_bytes_max = 1_000;
-    cluster.config.waiting_bytes_max = 2_500;
+    cluster.config.waiting_bytes_max = 3_000;
     cluster.start(1).await;
     // A blank server keeps what it is given until the deadline.
     let waiting: Vec<_> = (0..2)
@@ -91,7 +91,7 @@ pub(crate) async fn more_than_may_wait_is_refused(mut cluster: Cluster) {
         .collect();
     cluster.pause(100).await;
     let error = cluster.raft(1).propose(vec![b'1'; 1_000]).await.unwrap_err();
-    assert_eq!(error, ProposeError::Overloaded { limit: 2_500 });
+    assert_eq!(error, ProposeError::Overloaded { limit: 3_000 });
     cluster.until("they have ended", |_| waiting.iter().all(|w| w.load(Ordering::SeqCst))).await;
     let error = cluster.raft(1).propose(vec![b'1'; 1_000]).await.unwrap_err();
     assert_eq!(error, ProposeError::NoLeader(NoLeader), "there is room again");

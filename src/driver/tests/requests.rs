@@ -1,8 +1,9 @@
 //! Requests between servers.
 
 use super::stage::Stage;
+use crate::error::NoLeader;
 use crate::id::LogId;
-use crate::raft::Consistency;
+use crate::raft::{Consistency, ProposeError};
 use crate::transport::{Answer, MessageBody, Refusal, Reply, Request, RequestId, Verb};
 
 /// A command of server `origin`, as it was first sent to the leader of `term`.
@@ -14,14 +15,6 @@ fn propose(term: u64, origin: u64, number: u64) -> Request {
         patience_ms: 1_000,
         verb: Verb::Propose { commands: vec!["x".into()] },
     }
-}
-
-fn answers(stage: &Stage) -> Vec<Answer> {
-    let answer = |body| match body {
-        MessageBody::Answer(answer) => Some(answer),
-        _ => None,
-    };
-    stage.sent().into_iter().filter_map(|(_, message)| answer(message.body)).collect()
 }
 
 #[test]
@@ -36,20 +29,12 @@ fn a_request_that_arrives_twice_is_carried_out_once() {
     let first = LogId { index: last.index + 1, ..last };
     assert_eq!(stage.raft.status().last, first);
     let answer = Answer { id: propose(term, 2, 1).id, result: Ok(Reply::Appended { first }) };
-    assert_eq!(answers(&stage), [answer]);
+    assert_eq!(stage.answers(), [answer]);
     // Another request, and another server's of the same number, are not it.
     stage.hear(2, MessageBody::Request(propose(term, 2, 2)));
     stage.hear(3, MessageBody::Request(propose(term, 3, 1)));
     stage.turn();
     assert_eq!(stage.raft.status().last.index, first.index + 2);
-}
-
-fn requests(stage: &Stage) -> Vec<Request> {
-    let request = |body| match body {
-        MessageBody::Request(request) => Some(request),
-        _ => None,
-    };
-    stage.sent().into_iter().filter_map(|(_, message)| request(message.body)).collect()
 }
 
 fn refuse(stage: &Stage, request: &Request) {
@@ -67,16 +52,16 @@ fn what_the_leader_refused_is_not_asked_again_before_the_next_tick() {
     let mut read = stage.call(|raft| async move { raft.read(Consistency::Linearizable).await });
     stage.turn();
     for _ in 0..3 {
-        let asked = requests(&stage);
+        let asked = stage.requests();
         assert_eq!(asked.len(), 2, "{asked:?}");
         asked.iter().for_each(|request| refuse(&stage, request));
-        assert_eq!(requests(&stage), []);
+        assert_eq!(stage.requests(), []);
         stage.ticks(1);
     }
     // A new leader is asked at once.
-    requests(&stage).iter().for_each(|request| refuse(&stage, request));
+    stage.requests().iter().for_each(|request| refuse(&stage, request));
     stage.follow(&[]);
-    assert_eq!(requests(&stage).len(), 2);
+    assert_eq!(stage.requests().len(), 2);
     assert!(command.look().is_none() && read.look().is_none());
 }
 
@@ -86,9 +71,9 @@ fn a_late_refusal_does_not_break_off_the_read_that_came_after_it() {
     stage.follow(&[]);
     let mut read = stage.call(|raft| async move { raft.read(Consistency::Linearizable).await });
     stage.turn();
-    let old = requests(&stage);
+    let old = stage.requests();
     stage.follow(&[]);
-    let new = requests(&stage);
+    let new = stage.requests();
     refuse(&stage, &old[0]);
     let index = stage.raft.status().applied;
     let answer = Answer { id: new[0].id, result: Ok(Reply::ReadAt { index }) };
@@ -107,5 +92,38 @@ fn a_copy_of_a_request_to_an_earlier_leader_changes_nothing() {
     stage.hear(2, MessageBody::Request(old.clone()));
     stage.turn();
     assert_eq!(stage.raft.status().last, last);
-    assert_eq!(answers(&stage), [Answer { id: old.id, result: Err(Refusal::NotLeader) }]);
+    assert_eq!(stage.answers(), [Answer { id: old.id, result: Err(Refusal::NotLeader) }]);
+}
+
+#[test]
+fn commands_that_come_back_out_of_order_end_at_their_own_deadlines() {
+    let stage = Stage::new(|_| {});
+    stage.follow(&[]);
+    let mut old = stage.call(|raft| async move { raft.propose("old").await });
+    stage.turn();
+    stage.ticks(10);
+    let mut new = stage.call(|raft| async move { raft.propose("new").await });
+    stage.turn();
+    let asked = stage.requests();
+    assert_eq!(asked.len(), 2);
+    asked.iter().for_each(|request| refuse(&stage, request));
+    // They go out together again, for as long as the older one has.
+    stage.ticks(1);
+    let together = stage.requests();
+    let patience: Vec<_> = together.iter().map(|request| request.patience_ms).collect();
+    assert_eq!(patience, [2_890]);
+    refuse(&stage, &together[0]);
+    // Until there is no leader to ask any more; then each ends for itself.
+    for _ in 0..80 {
+        stage.ticks(1);
+        stage.requests().iter().for_each(|request| refuse(&stage, request));
+    }
+    assert_eq!(stage.raft.status().leader, None);
+    stage.ticks(208);
+    assert_eq!(old.look(), None);
+    stage.ticks(2);
+    assert_eq!(old.look(), Some(Err(ProposeError::NoLeader(NoLeader))));
+    assert_eq!(new.look(), None);
+    stage.ticks(10);
+    assert_eq!(new.look(), Some(Err(ProposeError::NoLeader(NoLeader))));
 }

@@ -2,6 +2,7 @@
 //! arrives in one turn.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -13,15 +14,16 @@ use crate::config::Config;
 use crate::id::{GroupId, LogId, NodeId};
 use crate::membership::Member;
 use crate::raft::{Parts, Raft};
-use crate::runtime::ByteReader;
 use crate::runtime::sim::Sim;
+use crate::runtime::{ByteReader, Runtime as _};
 use crate::state_machine::{BoxError, Command, Snapshot, StateMachine};
 use crate::storage::{
     Entry, LogReader, LogStore, MemoryLogStore, MemorySnapshotStore, Recovered, SnapshotMeta,
     StorageError, WriteBatch,
 };
 use crate::transport::{
-    Inbox, Message, MessageBody, Peer, RaftKind, RaftMessage, Transport, TransportError,
+    Answer, Inbox, Message, MessageBody, Peer, RaftKind, RaftMessage, Request, Transport,
+    TransportError,
 };
 
 pub(super) const TICK: Duration = Duration::from_millis(10);
@@ -33,6 +35,31 @@ pub(super) struct Stage {
     pub(super) log: MemoryLogStore,
     /// Where writes wait while it is shut.
     pub(super) disk: Gate,
+    /// Where the state machine waits before it applies.
+    pub(super) machine: Gate,
+    /// Where reading the log waits.
+    pub(super) reads: Gate,
+    failing: Faults,
+}
+
+/// What panics from now on, or, for `Answers`, is not given.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Failing {
+    Answers,
+    Apply,
+    Snapshot,
+    Write,
+    WriteSnapshot,
+}
+
+#[derive(Clone, Default)]
+struct Faults(Arc<Mutex<Option<Failing>>>);
+
+impl Faults {
+    fn meet(&self, here: Failing) {
+        let failing = *lock(&self.0);
+        assert!(failing != Some(here), "planted");
+    }
 }
 
 /// A call that was made and is looked at by hand.
@@ -43,6 +70,8 @@ pub(super) struct Call<T>(Pin<Box<dyn Future<Output = T>>>);
 pub(super) struct Wire {
     inbox: Mutex<Option<Arc<dyn Inbox>>>,
     sent: Mutex<Vec<(Peer, Message)>>,
+    /// Where detaching waits.
+    pub(super) leaving: Gate,
 }
 
 /// Something that the test may hold up: whoever passes waits while it is shut.
@@ -80,33 +109,56 @@ impl Gate {
 }
 
 /// A log in memory whose writes wait at a gate.
-struct GatedLog(MemoryLogStore, Gate);
+struct GatedLog {
+    log: MemoryLogStore,
+    writes: Gate,
+    reads: Gate,
+    failing: Faults,
+}
+
+struct GatedReader(Arc<dyn LogReader>, Gate);
+
+#[async_trait]
+impl LogReader for GatedReader {
+    async fn read(&self, indexes: Range<u64>, bytes_max: u64) -> Result<Vec<Entry>, StorageError> {
+        self.1.pass().await;
+        self.0.read(indexes, bytes_max).await
+    }
+}
 
 #[async_trait]
 impl LogStore for GatedLog {
     async fn recover(&mut self) -> Result<Recovered, StorageError> {
-        self.0.recover().await
+        self.log.recover().await
     }
 
     async fn write(&mut self, batch: WriteBatch) -> Result<(), StorageError> {
-        self.1.pass().await;
-        self.0.write(batch).await
+        self.writes.pass().await;
+        self.failing.meet(Failing::Write);
+        self.log.write(batch).await
     }
 
     fn reader(&self) -> Arc<dyn LogReader> {
-        self.0.reader()
+        Arc::new(GatedReader(self.log.reader(), self.reads.clone()))
     }
 }
 
 /// Answers each command by its length.
-pub(super) struct Lengths;
+struct Lengths(Gate, Faults);
 
 impl Stage {
     /// Server 1 of three, formed but without a leader.
     pub(super) fn new(prepare: impl FnOnce(&mut Parts)) -> Self {
         let sim = Sim::new(1);
         let (log, wire) = (MemoryLogStore::new(), Arc::new(Wire::default()));
-        let disk = Gate::default();
+        let (disk, reads, machine) = (Gate::default(), Gate::default(), Gate::default());
+        let failing = Faults::default();
+        let gated = GatedLog {
+            log: log.clone(),
+            writes: disk.clone(),
+            reads: reads.clone(),
+            failing: failing.clone(),
+        };
         let mut config = Config::default();
         config.id = Some(1.into());
         config.address = "a1".into();
@@ -119,9 +171,9 @@ impl Stage {
             group: GroupId::default(),
             runtime: sim.process(1),
             transport: Arc::clone(&wire) as _,
-            log: Box::new(GatedLog(log.clone(), disk.clone())),
+            log: Box::new(gated),
             snapshots: Arc::new(MemorySnapshotStore::new()),
-            state_machine: Box::new(Lengths),
+            state_machine: Box::new(Lengths(machine.clone(), failing.clone())),
         };
         prepare(&mut parts);
         let voter = |n: u64| Member::voter(n.into(), "", format!("a{n}"));
@@ -130,7 +182,15 @@ impl Stage {
             raft.bootstrap((1..=3).map(voter).collect()).await.unwrap();
             raft
         });
-        Self { sim, raft: formed.unwrap(), wire, log, disk }
+        Self { sim, raft: formed.unwrap(), wire, log, disk, machine, reads, failing }
+    }
+
+    pub(super) fn fail(&self, failing: Failing) {
+        *lock(&self.failing.0) = Some(failing);
+    }
+
+    pub(super) fn is_detached(&self) -> bool {
+        lock(&self.wire.inbox).is_none()
     }
 
     /// Makes a call; it is in the mailbox when this returns, and nothing has run.
@@ -141,6 +201,14 @@ impl Stage {
         let mut call = Call(Box::pin(call(self.raft.clone())));
         assert!(call.look().is_none(), "it ended at once");
         call
+    }
+
+    /// Makes a call that ends at once.
+    pub(super) fn now<T, F>(&self, call: impl FnOnce(Raft) -> F) -> T
+    where
+        F: Future<Output = T> + 'static,
+    {
+        Call(Box::pin(call(self.raft.clone()))).look().expect("it ends at once")
     }
 
     /// Lets the driver do what it can without time passing.
@@ -156,18 +224,57 @@ impl Stage {
         std::mem::take(&mut lock(&self.wire.sent))
     }
 
+    /// The requests among what was sent.
+    pub(super) fn requests(&self) -> Vec<Request> {
+        let request = |body| match body {
+            MessageBody::Request(request) => Some(request),
+            _ => None,
+        };
+        self.sent().into_iter().filter_map(|(_, message)| request(message.body)).collect()
+    }
+
+    /// The answers among what was sent.
+    pub(super) fn answers(&self) -> Vec<Answer> {
+        let answer = |body| match body {
+            MessageBody::Answer(answer) => Some(answer),
+            _ => None,
+        };
+        self.sent().into_iter().filter_map(|(_, message)| answer(message.body)).collect()
+    }
+
     /// Puts a message into the inbox.
     pub(super) fn hear(&self, from: u64, body: MessageBody) {
-        let inbox = lock(&self.wire.inbox).clone().unwrap();
-        let local = inbox.local();
-        inbox.deliver(Message {
-            cluster: local.cluster,
-            group: local.group,
+        if let Some(inbox) = lock(&self.wire.inbox).clone() {
+            inbox.deliver(self.message(from, body));
+        }
+    }
+
+    fn message(&self, from: u64, body: MessageBody) -> Message {
+        Message {
+            cluster: self.raft.status().cluster,
+            group: GroupId::default(),
             from: from.into(),
             from_address: format!("a{from}").into(),
-            to: Some(local.node),
+            to: Some(1.into()),
             body,
-        });
+        }
+    }
+
+    /// Streams a snapshot of server `from` in, as leader of `term`.
+    pub(super) fn hear_snapshot(&self, from: u64, term: u64, log_id: LogId) {
+        let inbox = lock(&self.wire.inbox).clone().unwrap();
+        let system = self.raft.status().membership.encode();
+        let raft = RaftMessage {
+            kind: RaftKind::Snapshot,
+            term,
+            snapshot: Some(SnapshotMeta { log_id, system, size_bytes: 0 }),
+            ..RaftMessage::default()
+        };
+        let head = self.message(from, MessageBody::Raft(raft));
+        self.sim.process(1).spawn(Box::pin(async move {
+            let empty = Box::pin(futures::io::Cursor::new(Vec::new()));
+            inbox.receive_stream(head, empty).await.unwrap();
+        }));
     }
 
     /// Puts the answers that faithful followers give into the inbox; `false` if there are none.
@@ -285,6 +392,7 @@ impl Transport for Wire {
     }
 
     async fn detach(&self, _: GroupId) {
+        self.leaving.pass().await;
         *lock(&self.inbox) = None;
     }
 }
@@ -292,11 +400,17 @@ impl Transport for Wire {
 #[async_trait]
 impl StateMachine for Lengths {
     async fn apply(&mut self, commands: Vec<Command>) -> Result<Vec<bytes::Bytes>, BoxError> {
+        self.0.pass().await;
+        self.1.meet(Failing::Apply);
+        if *lock(&self.1.0) == Some(Failing::Answers) {
+            return Ok(Vec::new());
+        }
         Ok(commands.iter().map(|command| vec![command.data.len() as u8].into()).collect())
     }
 
     async fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, BoxError> {
-        Ok(Box::new(Self))
+        self.1.meet(Failing::Snapshot);
+        Ok(Box::new(Self(self.0.clone(), self.1.clone())))
     }
 
     async fn restore(&mut self, _: &SnapshotMeta, _: ByteReader) -> Result<(), BoxError> {
@@ -310,6 +424,7 @@ impl Snapshot for Lengths {
         self: Box<Self>,
         _: &mut (dyn futures::io::AsyncWrite + Send + Unpin),
     ) -> Result<(), BoxError> {
+        self.1.meet(Failing::WriteSnapshot);
         Ok(())
     }
 }

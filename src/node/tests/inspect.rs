@@ -1,7 +1,8 @@
 //! The inbound checks, line by line: each of these messages would make the engine panic or lie.
 
 use super::cluster::{Cluster, learner, voter};
-use crate::id::LogId;
+use crate::id::{LogId, NodeId};
+use crate::membership::{Member, Membership};
 use crate::node::inspect::Verdict;
 use crate::storage::{Entry, SnapshotMeta};
 use crate::transport::{RaftKind, RaftMessage};
@@ -16,7 +17,9 @@ fn settled() -> (Cluster, u64) {
 
 fn judge(mut message: RaftMessage) -> Verdict {
     let (mut cluster, leader) = settled();
-    cluster.node(leader % 3 + 1).inspect(leader, &mut message)
+    let node = cluster.node(leader % 3 + 1);
+    node.staged_snapshot.clone_from(&message.snapshot);
+    node.inspect(leader, &mut message)
 }
 
 fn append(entries: Vec<Entry>) -> RaftMessage {
@@ -68,7 +71,7 @@ fn a_snapshot_must_name_a_place_and_voters() {
         ..RaftMessage::default()
     };
     let at = LogId { term: 2, index: 9 };
-    let good = crate::membership::Membership::first([voter(1)]).encode();
+    let good = Membership::first([voter(1)]).encode();
     assert_eq!(judge(snapshot(at, &good)), Verdict::Fine);
     assert_eq!(judge(snapshot(LogId { index: 0, ..at }, &good)), Verdict::Malformed);
     assert_eq!(judge(snapshot(LogId { term: 0, ..at }, &good)), Verdict::Malformed);
@@ -76,15 +79,81 @@ fn a_snapshot_must_name_a_place_and_voters() {
     assert_eq!(judge(snapshot(at, b"")), Verdict::Malformed, "no voters");
     assert_eq!(judge(snapshot(at, b"x")), Verdict::Malformed, "no membership");
     let twin = |n: u64| {
-        let mut id = crate::id::NodeId::from(n).to_bytes();
+        let mut id = NodeId::from(n).to_bytes();
         id[15] = 1;
-        crate::membership::Member { id: crate::id::NodeId::from_bytes(id).unwrap(), ..voter(n) }
+        Member { id: NodeId::from_bytes(id).unwrap(), ..voter(n) }
     };
-    let twins = crate::membership::Membership::first([voter(1), voter(2), twin(2)]);
+    let twins = Membership::first([voter(1), voter(2), twin(2)]);
     assert_eq!(judge(snapshot(at, &twins.encode())), Verdict::Malformed, "twins to the engine");
-    let mut joint = crate::membership::Membership::first([voter(1), learner(2)]);
+    let mut joint = Membership::first([voter(1), learner(2)]);
     joint.outgoing.insert(twin(2).id, twin(2));
     assert_eq!(judge(snapshot(at, &joint.encode())), Verdict::Malformed, "a twin on its way out");
+}
+
+#[test]
+fn a_snapshot_names_each_server_once() {
+    let judge = |members: &[Member], outgoing: &[Member]| {
+        let mut membership = Membership::first(members.iter().cloned());
+        membership.outgoing = outgoing.iter().map(|m| (m.id, m.clone())).collect();
+        judge(RaftMessage {
+            kind: RaftKind::Snapshot,
+            term: 9,
+            snapshot: Some(SnapshotMeta {
+                log_id: LogId { term: 2, index: 9 },
+                system: membership.encode(),
+                size_bytes: 0,
+            }),
+            ..RaftMessage::default()
+        })
+    };
+    let mut twin = NodeId::from(1).to_bytes();
+    twin[15] = 1;
+    let twin = Member { id: NodeId::from_bytes(twin).unwrap(), ..learner(1) };
+    assert_eq!(judge(&[voter(1), voter(2)], &[voter(1), voter(3)]), Verdict::Fine);
+    assert_eq!(judge(&[voter(1), twin.clone()], &[]), Verdict::Malformed, "for the engine, twice");
+    assert_eq!(judge(&[voter(1)], &[twin]), Verdict::Malformed);
+}
+
+#[test]
+fn a_snapshot_comes_as_a_stream_only() {
+    let (mut cluster, leader) = settled();
+    let follower = leader % 3 + 1;
+    let meta = SnapshotMeta {
+        log_id: LogId { term: 2, index: 99 },
+        system: cluster.node(leader).membership().encode(),
+        size_bytes: 0,
+    };
+    let term = cluster.node(leader).term();
+    let kind = RaftKind::Snapshot;
+    let message = RaftMessage { kind, term, snapshot: Some(meta), ..RaftMessage::default() };
+    let node = cluster.node(follower);
+    node.handle_message(leader, message);
+    assert_eq!(node.fatal(), None);
+    assert!(!node.is_installing());
+    assert_eq!(node.take_malformed(), 1);
+}
+
+#[test]
+fn a_refusal_hints_at_nothing_behind_what_it_refuses() {
+    let (mut cluster, leader) = settled();
+    let node = cluster.node(leader);
+    let index = node.last().index;
+    let refusal = |reject_hint| RaftMessage {
+        kind: RaftKind::AppendResponse,
+        term: node.term(),
+        log_id: LogId { term: 0, index: index + 1 },
+        reject: true,
+        reject_hint,
+        ..RaftMessage::default()
+    };
+    let (mut good, bad) = (refusal(index + 1), refusal(u64::MAX));
+    cluster.cut.extend([1, 2, 3]);
+    cluster.propose(leader, "b");
+    let node = cluster.node(leader);
+    assert_eq!(node.inspect(leader % 3 + 1, &mut good), Verdict::Fine);
+    assert_eq!(node.inspect(leader % 3 + 1, &mut bad.clone()), Verdict::Malformed);
+    node.handle_message(leader % 3 + 1, bad);
+    assert_eq!(node.fatal(), None);
 }
 
 #[test]
@@ -171,7 +240,7 @@ fn a_term_or_an_index_that_no_cluster_reaches_is_malformed() {
         term,
         snapshot: Some(SnapshotMeta {
             log_id: at,
-            system: crate::membership::Membership::first([voter(1), voter(2)]).encode(),
+            system: Membership::first([voter(1), voter(2)]).encode(),
             size_bytes: 0,
         }),
         ..RaftMessage::default()

@@ -8,6 +8,8 @@ use crate::error::Fatal;
 use crate::id::LogId;
 use crate::membership::{Change, Membership};
 use crate::node::ChangeOutcome;
+use crate::node::log::FETCHES_MAX;
+use crate::node::writes::THEN_SEND_MAX;
 use crate::storage::{Entry, HardState};
 use crate::transport::{RaftKind, RaftMessage};
 
@@ -187,7 +189,18 @@ fn w4_persistence_is_reported_before_what_it_released_is_sent() {
 /// the rule it elects itself at once, and the engine panics.
 #[test]
 fn w5_the_only_voter_does_not_campaign_while_its_log_is_not_durable() {
-    let mut cluster = Cluster::of(&[voter(1), learner(2)]);
+    let alone = Membership::first([voter(1), learner(2)]);
+    // While one learner takes the place of another, both configurations have the same one voter.
+    let mut joint = Membership::first([voter(1), learner(3)]);
+    joint.outgoing.insert(1.into(), voter(1));
+    alone_with_a_log_that_is_not_durable(&alone);
+    alone_with_a_log_that_is_not_durable(&joint);
+}
+
+fn alone_with_a_log_that_is_not_durable(membership: &Membership) {
+    let mut cluster = Cluster::of(&[voter(1)]);
+    let server = Server::new(1, Disk::bootstrapped(membership), &Config::default());
+    cluster.servers.insert(1, server);
     cluster.server(1).prompt = false;
     // The leader that has just demoted itself still sends the end of its log.
     let append = RaftMessage {
@@ -299,6 +312,21 @@ fn w7_a_log_that_is_shorter_than_what_was_promised_is_found_out() {
 }
 
 #[test]
+fn a_state_machine_of_another_history_is_found_out() {
+    let mut disk = Disk::bootstrapped(&Membership::first([voter(1), voter(2), voter(3)]));
+    let entry = |term, index| Entry::application(LogId { term, index }, b"x");
+    disk.entries = vec![entry(2, 2), entry(2, 3), entry(4, 4)];
+    disk.hard_state = HardState { term: 4, vote: 0, commit: 1 };
+    let start = |term, index| disk.start_at(1, &Config::default(), LogId { term, index });
+    let node = start(2, 3).unwrap();
+    assert_eq!(node.commit(), 3, "what is applied is committed");
+    for (term, index, words) in [(1, 3, "another entry"), (4, 5, "ends"), (0, 0, "begins")] {
+        let error = start(term, index).err().unwrap();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
 fn a_panic_of_the_engine_ends_the_node_and_not_the_process() {
     let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
     let leader = cluster.elect();
@@ -341,6 +369,81 @@ fn a_follower_behind_the_leaders_memory_is_served_from_the_log() {
     cluster.cut.clear();
     cluster.tick(20);
     assert_eq!(cluster.commands(follower).len(), 50);
+}
+
+/// Every heartbeat that is answered asks again for what a slow disk has not given yet.
+#[test]
+fn no_more_reads_behind_memory_are_under_way_than_may() {
+    let mut config = Config::default();
+    config.log_cache_bytes_max = 1;
+    let mut cluster = Cluster::with(&[voter(1), voter(2), voter(3)], &config);
+    let leader = cluster.elect();
+    let follower = leader % 3 + 1;
+    cluster.cut.insert(follower);
+    for _ in 0..50 {
+        cluster.propose(leader, "x");
+    }
+    cluster.cut.clear();
+    cluster.server(leader).fetches = Some(Vec::new());
+    cluster.tick(400);
+    let held = cluster.server(leader).fetches.take().unwrap();
+    assert_eq!(held.len(), FETCHES_MAX);
+    for fetch in held {
+        let range = fetch.range.clone();
+        let entries = cluster.server(leader).disk.entries.clone();
+        let entries = entries.into_iter().filter(|entry| range.contains(&entry.log_id.index));
+        cluster.node(leader).handle_fetched(fetch, entries.collect());
+    }
+    cluster.tick(20);
+    assert_eq!(cluster.commands(follower).len(), 50);
+}
+
+/// While a disk hangs, candidates go on asking.
+#[test]
+fn no_more_messages_wait_for_a_write_than_may() {
+    let disk = Disk::bootstrapped(&Membership::first([voter(1), voter(2), voter(3)]));
+    let mut server = Server::new(1, disk, &Config::default());
+    let asked = |term| RaftMessage {
+        kind: RaftKind::PreVote,
+        term,
+        log_id: LogId { term: 1, index: 1 },
+        ..RaftMessage::default()
+    };
+    server.node.handle_message(3, RaftMessage { kind: RaftKind::Vote, ..asked(2) });
+    let writing = server.node.take_write().unwrap();
+    for term in 3..3 + 2 * THEN_SEND_MAX as u64 {
+        server.node.handle_message(2, asked(term));
+    }
+    server.node.handle_persisted(writing.number);
+    let waiting = server.node.take_write().unwrap().then_send;
+    assert_eq!(waiting.len(), THEN_SEND_MAX);
+    let newest = 2 + 2 * THEN_SEND_MAX as u64;
+    assert_eq!(waiting.last().unwrap().message.term, newest, "the oldest are lost");
+}
+
+/// A state machine that hangs must not make this server keep the whole log in memory.
+#[test]
+fn what_is_durable_leaves_memory_even_if_nothing_is_applied() {
+    let mut config = Config::default();
+    config.log_cache_bytes_max = 300;
+    let disk = Disk::bootstrapped(&Membership::first([voter(1), voter(2), voter(3)]));
+    let mut server = Server::new(1, disk, &config);
+    let entry = |index| Entry::application(LogId { term: 2, index }, b"x");
+    let append = RaftMessage {
+        kind: RaftKind::Append,
+        term: 2,
+        log_id: LogId { term: 1, index: 1 },
+        commit: 9,
+        entries: (2..=11).map(entry).collect(),
+        ..RaftMessage::default()
+    };
+    server.node.handle_message(2, append);
+    assert_eq!(server.node.cached_bytes(), 10 * 129);
+    let job = server.node.take_write().unwrap();
+    assert_eq!(server.node.cached_bytes(), 10 * 129, "the disk may not have it yet");
+    server.node.handle_persisted(job.number);
+    assert_eq!(server.node.cached_bytes(), 2 * 129, "what is not committed may be replaced");
+    assert_eq!(server.node.take_apply(1 << 20).unwrap().missing, 2..10);
 }
 
 #[test]
