@@ -2,20 +2,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{FileLogStore, FileSnapshotStore, FileStoreConfig};
+use super::{FileLogStore, FileStoreConfig};
 use crate::id::{ClusterId, GroupId, LogId};
 use crate::runtime::sim::{Sim, SimFiles};
 use crate::runtime::{FileOp, Files, OpenMode, OsFiles, Runtime as _};
 use crate::storage::{
-    Base, Entry, HardState, Identity, LogStore as _, MemoryLogStore, Recovered, SnapshotMeta,
-    SnapshotStore as _, StorageError, WriteBatch,
+    Base, Entry, HardState, Identity, LogStore as _, MemoryLogStore, Recovered, StorageError,
+    WriteBatch,
 };
 
 mod crash;
 mod damage;
 mod reads;
+mod snapshots;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SMALL: FileStoreConfig = FileStoreConfig { segment_bytes: 4096 };
@@ -246,54 +246,6 @@ fn a_segment_for_a_long_batch_is_not_kept_as_a_spare() {
         files.list().await.unwrap()
     });
     assert!(names.iter().all(|(_, len)| *len <= SMALL.segment_bytes), "{names:?}");
-}
-
-async fn snapshot(store: &FileSnapshotStore, index: u64, bytes: &[u8]) -> SnapshotMeta {
-    let log_id = LogId { term: 1, index };
-    let meta = SnapshotMeta { log_id, system: Bytes::from_static(b"system"), size_bytes: 0 };
-    let mut sink = store.create(meta).await.unwrap();
-    sink.write_all(bytes).await.unwrap();
-    sink.commit().await.unwrap()
-}
-
-#[test]
-fn a_snapshot_is_there_whole_or_not_at_all_and_damage_shows() {
-    let sim = Sim::new(8);
-    let process = sim.process(1);
-    let files = process.files("snapshots");
-    in_sim(&sim, async move {
-        let store = FileSnapshotStore::open(files.clone()).await.unwrap();
-        let bytes: Vec<u8> = (0..200_000_u32).map(|n| (n % 253) as u8).collect();
-        let meta = snapshot(&store, 9, &bytes).await;
-        assert_eq!(meta.size_bytes, 200_000);
-        snapshot(&store, 5, b"old").await;
-        let unfinished =
-            store.create(SnapshotMeta { log_id: LogId { term: 1, index: 11 }, ..meta.clone() });
-        drop(unfinished.await.unwrap());
-        let indexes: Vec<u64> =
-            store.list().await.unwrap().iter().map(|m| m.log_id.index).collect();
-        assert_eq!(indexes, [9, 5]);
-        for from in [0, 1, 65_536, 100_000, 199_999, 200_000] {
-            let mut read = Vec::new();
-            store.open(&meta, from).await.unwrap().read_to_end(&mut read).await.unwrap();
-            assert_eq!(read, bytes[usize::try_from(from).unwrap()..]);
-        }
-        let name = "snapshot-00000000000000000001-00000000000000000009";
-        let file = files.open(name, OpenMode::Write).await.unwrap();
-        let flip = FileOp::Write { file, at: 70_000, parts: vec![Bytes::from_static(b"\xff")] };
-        files.run(vec![flip]).await.unwrap();
-        let mut read = Vec::new();
-        let mut reader = store.open(&meta, 0).await.unwrap();
-        assert!(reader.read_to_end(&mut read).await.is_err());
-        assert!(read.len() <= 65_536);
-        store.remove(&meta).await.unwrap();
-        store.remove(&meta).await.unwrap();
-        assert_eq!(store.list().await.unwrap().len(), 1);
-        drop((store, reader, files));
-        let files = process.files("snapshots");
-        FileSnapshotStore::open(files.clone()).await.unwrap();
-        assert!(files.list().await.unwrap().iter().all(|(name, _)| !name.starts_with("tmp-")));
-    });
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::storage::{
 
 /// What the operation at which it happens does, and those behind it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
+pub(super) enum Fault {
     /// Everything fails from there on, as for a process that is killed; a write may be done by
     /// half.
     Killed,
@@ -28,15 +28,15 @@ enum Fault {
 
 /// A disk on which something happens at the operation with a number.
 #[derive(Debug)]
-struct Faulty {
+pub(super) struct Faulty {
     inner: Arc<SimFiles>,
     at: u64,
     fault: Fault,
-    done: AtomicU64,
+    pub(super) done: AtomicU64,
 }
 
 impl Faulty {
-    fn new(inner: Arc<SimFiles>, at: u64, fault: Fault) -> Arc<Self> {
+    pub(super) fn new(inner: Arc<SimFiles>, at: u64, fault: Fault) -> Arc<Self> {
         Arc::new(Self { inner, at, fault, done: AtomicU64::new(0) })
     }
 
