@@ -329,7 +329,7 @@ mod tests {
             move |path: &Path| if path == at { Err(io::Error::other("planted")) } else { Ok(()) }
         };
         let above = outside.path().parent().unwrap().to_owned();
-        make_directory(&directory, fails(above.clone())).unwrap();
+        make_directory(&directory, fails(above)).unwrap();
         std::fs::remove_dir(&directory).unwrap();
         make_directory(&directory, fails(outside.path().to_owned())).unwrap_err();
         make_directory(&directory, fails(outside.path().to_owned())).unwrap();

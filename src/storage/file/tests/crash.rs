@@ -154,7 +154,7 @@ fn next_batch(
         (from..from + count).map(|index| entry(term, index, dice.usize(..400))).collect()
     };
     match number % 20 {
-        0 if number % 60 == 0 => {
+        0 if number.is_multiple_of(60) => {
             let (cluster, node) = (ClusterId::from_random(1, number as u64), 7.into());
             batch.identity = Some(Identity { cluster, node, group: GroupId(3) });
         }

@@ -226,7 +226,7 @@ fn files_that_are_not_of_the_log_are_left_alone() {
 fn an_unknown_version_is_refused_by_name_and_nothing_is_touched() {
     let closed = Closed::new();
     // Of a later version nothing but the name and the version's place is known.
-    let mut later = closed.contents.clone();
+    let mut later = closed.contents;
     for (name, bytes) in &mut later {
         if name.starts_with("log-") {
             bytes[8..12].copy_from_slice(&9_u32.to_le_bytes());
