@@ -76,6 +76,45 @@ pub struct WriteBatch {
     pub sync: bool,
 }
 
+impl WriteBatch {
+    /// Whether it can be written to a log that begins behind `base` and ends with `last`: no hole,
+    /// and nothing that was compacted comes back.
+    pub(crate) fn check(&self, base: u64, last: u64) -> Result<(), StorageError> {
+        let refuse = |what: &str| {
+            let wrong = io::Error::new(io::ErrorKind::InvalidInput, what);
+            Err(StorageError::io("taking a batch")(wrong))
+        };
+        let (mut base, mut last) = (base, last);
+        if let Some(to) = &self.reset_to {
+            (base, last) = (to.log_id.index, to.log_id.index);
+        }
+        if let Some(to) = &self.compact_to {
+            if to.log_id.index < base {
+                return refuse("it brings back what was compacted");
+            }
+            base = to.log_id.index;
+            last = last.max(base);
+        }
+        if last == u64::MAX {
+            return refuse("there is no place behind its base");
+        }
+        if let Some(first) = self.entries.first().map(|entry| entry.log_id.index)
+            && !(base + 1..=last + 1).contains(&first)
+        {
+            return refuse("its entries do not follow on the log");
+        }
+        let follows =
+            |pair: &[Entry]| pair[0].log_id.index.checked_add(1) == Some(pair[1].log_id.index);
+        if !self.entries.windows(2).all(follows) {
+            return refuse("there is a hole between its entries");
+        }
+        match self.entries.last() {
+            Some(entry) if entry.log_id.index == u64::MAX => refuse("its entries have no end"),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Where a log begins.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[expect(clippy::exhaustive_structs, reason = "stores take it apart, tests build it by literal")]
