@@ -166,3 +166,21 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// How many pieces one write gathers.
 const SLICES_MAX: usize = 64;
 pub(crate) const CHUNK_BYTES: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_limit_and_chance_takes_up_to_half() {
+        let mut dice = fastrand::Rng::with_seed(1);
+        for (failures, most) in [(0, 50), (1, 100), (4, 800), (6, 2_000), (u32::MAX, 2_000)] {
+            let most = Duration::from_millis(most);
+            let pauses: Vec<_> = (0..100).map(|_| backoff(failures, &mut dice)).collect();
+            let (least, longest) = (pauses.iter().min(), pauses.iter().max());
+            let (Some(&least), Some(&longest)) = (least, longest) else { unreachable!() };
+            assert!(least >= most / 2 && longest <= most, "{least:?} to {longest:?}");
+            assert!(longest - least > most / 3, "they differ: {least:?} to {longest:?}");
+        }
+    }
+}

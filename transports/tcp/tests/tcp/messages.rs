@@ -93,6 +93,7 @@ fn detaching_ends_everything_of_the_group() {
 
 #[test]
 fn real_sockets_carry_it_too() {
+    crate::logs::install();
     smol::block_on(async {
         let smol: Arc<Smol> = Arc::new(Smol::new());
         let mut servers = Vec::new();
