@@ -120,6 +120,10 @@ pub(crate) async fn send_stream(
 ) -> Result<(), TransportError> {
     let mut stream = connect(shared, &*group.inbox, peer, Purpose::Stream).await?;
     let sent = send_all(shared, &mut stream, head, body).await;
+    if sent.is_err() {
+        // The receiver need not find out by waiting that no more comes.
+        let _ = within(&shared.runtime, shared.config.stall_timeout, stream.close()).await;
+    }
     // A receiver that refuses says so before all is sent, and stops reading.
     let reading = read_frame(&mut stream, 1 + handshake::VERDICT_TEXT_MAX as u64);
     let read = within(&shared.runtime, shared.config.verdict_timeout, reading).await;

@@ -90,8 +90,9 @@ fn what_is_no_handshake_is_refused() {
     *damaged.last_mut().unwrap() ^= 1;
     let mut long = hello.clone();
     long.push(0);
-    let rows: [(&str, Vec<u8>); 8] = [
+    let rows: [(&str, Vec<u8>); 9] = [
         ("another protocol", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
+        ("another one like ours", [b"kontiki\0", &frame(1, &hello)[..]].concat()),
         ("a damaged frame", greeting(&damaged)),
         ("a frame of 4 GiB", greeting(&[0xff; 9])),
         ("a frame of 257 bytes", greeting(&frame(1, &[1; 257]))),
@@ -322,6 +323,20 @@ fn a_stream_that_breaks_the_rules_is_no_stream() {
         });
         assert!(logs.contains(why), "{why}: {logs}");
     }
+}
+
+#[test]
+fn a_stream_that_ends_before_its_end_is_no_stream() {
+    in_sim(|sim| async move {
+        let [_, (_two, in_two)] = two(&sim).await;
+        let head = frame(3, &probe(1, 2, b"head").encode().into_bytes());
+        let begun = [&head[..], &frame(4, b"chunk")].concat();
+        let mut stream = by_hand(&sim, &STREAM, &begun).await;
+        stream.close().await.unwrap();
+        let (verdict, took) = rest(&sim, &mut stream).await;
+        assert_eq!((&verdict[8..10], took), (&[6, 4][..], 0), "a verdict: failed, at once");
+        assert!(in_two.received.lock().unwrap().streams.is_empty());
+    });
 }
 
 #[test]
