@@ -9,6 +9,7 @@ use kontiki::typed::{self, Shared};
 use kontiki::{Config, GroupId, Parts, Raft};
 use kontiki_transport_tcp::{TcpConfig, TcpTransport};
 
+use crate::service::COMMAND_BYTES_MAX;
 use crate::store::Store;
 
 pub(crate) struct Node {
@@ -41,6 +42,7 @@ pub(crate) async fn start<R: Runtime + Net>(
     let mut config = Config::default();
     config.name = name.to_owned();
     config.address = peer_address.clone();
+    config.command_bytes_max = COMMAND_BYTES_MAX;
     let parts = Parts {
         config,
         group: GroupId::default(),

@@ -14,6 +14,8 @@ use kontiki::transport::{Inbox, Local, Message, Peer, StreamRefused, Transport a
 use kontiki::{ClusterId, GroupId, NodeId};
 use kontiki_transport_tcp::{TcpConfig, TcpTransport};
 
+mod dialing;
+mod logs;
 mod messages;
 mod refused;
 mod streams;
@@ -122,6 +124,7 @@ pub(crate) async fn two(sim: &Sim) -> [(Arc<TcpTransport>, Arc<FakeInbox>); 2] {
 }
 
 pub(crate) fn in_sim<F: Future<Output = ()> + Send + 'static>(test: impl FnOnce(Sim) -> F) {
+    logs::install();
     let sim = Sim::new(11);
     sim.run_until(10 * MINUTE, test(sim.clone())).unwrap();
 }

@@ -70,9 +70,11 @@ fn a_peer_that_comes_back_is_found_again_and_one_that_moved_too() {
         let moved = moved.unwrap();
         let in_moved = FakeInbox::new(2);
         moved.attach(in_moved.clone());
+        let tasks = Arc::strong_count(&in_one);
         one.send(&peer(2, "new:1"), probe(1, 2, b"c")).unwrap();
         pause(&*harness, 100).await;
         assert_eq!(in_moved.messages(), 1);
+        assert_eq!(Arc::strong_count(&in_one), tasks, "nobody dials the old address any more");
     });
 }
 
@@ -93,6 +95,7 @@ fn detaching_ends_everything_of_the_group() {
 
 #[test]
 fn real_sockets_carry_it_too() {
+    crate::logs::install();
     smol::block_on(async {
         let smol: Arc<Smol> = Arc::new(Smol::new());
         let mut servers = Vec::new();
@@ -110,5 +113,43 @@ fn real_sockets_carry_it_too() {
             pause(&*smol, 1).await;
         }
         assert_eq!(servers[1].1.received.lock().unwrap().streams[0].len(), 100_000);
+    });
+}
+
+#[test]
+fn what_waited_for_a_connection_that_failed_is_not_sent_on_the_next() {
+    in_sim(|sim| async move {
+        let [(one, in_one), (_two, in_two)] = two(&sim).await;
+        let (harness, to) = (sim.process(0), peer(2, "host-2:1"));
+        sim.partition(1, 2);
+        for payload in [&b"old"[..], b"older"] {
+            one.send(&to, probe(1, 2, payload)).unwrap();
+            pause(&*harness, 1_000).await;
+        }
+        assert_eq!(in_one.unreachable(), 0, "still dialing");
+        pause(&*harness, 1_010).await;
+        assert_eq!(in_one.unreachable(), 1);
+        sim.heal();
+        one.send(&to, probe(1, 2, b"new")).unwrap();
+        pause(&*harness, 5_000).await;
+        assert_eq!(in_two.received.lock().unwrap().messages, [&b"new"[..]]);
+    });
+}
+
+#[test]
+fn a_peer_that_has_left_is_let_go() {
+    in_sim(|sim| async move {
+        let [(one, in_one), (_two, in_two)] = two(&sim).await;
+        let (harness, to) = (sim.process(0), peer(2, "host-2:1"));
+        let tasks = Arc::strong_count(&in_one);
+        one.send(&to, probe(1, 2, b"a")).unwrap();
+        pause(&*harness, 20).await;
+        assert_eq!(Arc::strong_count(&in_one), tasks + 1);
+        one.disconnect(GroupId(0), 2.into());
+        pause(&*harness, 20).await;
+        assert_eq!(Arc::strong_count(&in_one), tasks);
+        one.send(&to, probe(1, 2, b"b")).unwrap();
+        pause(&*harness, 20).await;
+        assert_eq!(in_two.messages(), 2, "sending to it is no error");
     });
 }
