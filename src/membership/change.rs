@@ -220,10 +220,7 @@ impl Membership {
         }
         let mut after = self.clone();
         let steps = match change {
-            Change::Add(member) => match after.add(member)? {
-                Some(step) => vec![step],
-                None => return Ok(None),
-            },
+            Change::Add(member) => vec![after.add(member)?],
             Change::Demote(id) => vec![after.set_role(*id, Role::Learner)?],
             Change::Promote(id) => vec![after.set_role(*id, Role::Voter)?],
             Change::Readdress { id, address } => {
@@ -240,6 +237,9 @@ impl Membership {
             return Err(MembershipError::LastVoter);
         }
         after.staging.retain(|id| after.members.get(id).is_some_and(|m| m.role == Role::Learner));
+        if after == *self {
+            return Ok(None);
+        }
         let Self { members, staging, tombstones, .. } = after;
         Ok(Some(ChangeRecord { steps, members, staging, tombstones }))
     }
@@ -293,7 +293,7 @@ impl Membership {
         self.members.get(&id).ok_or(MembershipError::NotFound { id })
     }
 
-    fn add(&mut self, member: &Member) -> Result<Option<Step>, MembershipError> {
+    fn add(&mut self, member: &Member) -> Result<Step, MembershipError> {
         let mut member = member.clone();
         let known = self.members.get(&member.id).map(|known| known.role);
         match (known, member.role) {
@@ -309,10 +309,7 @@ impl Membership {
                 self.staging.remove(&member.id);
             }
         }
-        if self.members.get(&member.id) == Some(&member) {
-            return Ok(None);
-        }
-        self.put(member).map(Some)
+        self.put(member)
     }
 
     fn put(&mut self, member: Member) -> Result<Step, MembershipError> {
@@ -394,6 +391,29 @@ mod tests {
         let one = Membership::first([Member::voter(1.into(), "", "a1")]);
         assert_eq!(one.plan(&Change::Remove(1.into())), Err(MembershipError::LastVoter));
         assert_eq!(one.plan(&Change::Demote(1.into())), Err(MembershipError::LastVoter));
+    }
+
+    #[test]
+    fn what_is_so_already_is_no_change() {
+        let m = three();
+        let member = m.member(1.into()).unwrap().clone();
+        assert_eq!(m.plan(&Change::Add(member)), Ok(None));
+        let address = "a1".to_owned();
+        assert_eq!(m.plan(&Change::Readdress { id: 1.into(), address }), Ok(None));
+    }
+
+    #[test]
+    fn a_learner_that_is_added_as_a_voter_is_marked_for_promotion() {
+        let added = |m: &Membership, member| {
+            let record = m.plan(&Change::Add(member)).unwrap();
+            record.map_or_else(|| m.clone(), |record| m.after(Some(&record), 9).unwrap())
+        };
+        let m = added(&three(), learner(4, "a4"));
+        assert!(!m.is_staging(4.into()));
+        let m = added(&m, Member { role: Role::Voter, ..learner(4, "a4") });
+        assert!(m.is_staging(4.into()));
+        let m = added(&m, learner(4, "a4"));
+        assert!(!m.is_staging(4.into()), "and not any more");
     }
 
     #[test]
