@@ -39,9 +39,11 @@ fn a_leader_takes_no_more_commands_than_it_can_make_durable() {
     });
     stage.lead();
     stage.disk.shut();
+    let term = stage.raft.status().term;
     let request = |number| Request {
         id: RequestId { origin: 2.into(), incarnation: 7, number },
         hops: 2,
+        term,
         patience_ms: 1_000,
         verb: Verb::Propose { commands: vec![vec![0; 1_000].into()] },
     };
@@ -82,6 +84,7 @@ fn no_more_reads_wait_than_requests_may() {
     let ask = |number| Request {
         id: RequestId { origin: 2.into(), incarnation: 7, number },
         hops: 2,
+        term: 0,
         patience_ms: 1_000,
         verb: Verb::ReadIndex,
     };
