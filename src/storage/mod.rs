@@ -39,7 +39,7 @@ pub trait LogStore: Send + 'static {
 
     /// Writes a batch; when it returns, all of it can be read back, and, if `batch.sync`, all of it
     /// and everything before it survives a crash. Without `sync` a crash may lose the batch, but
-    /// not a part of it.
+    /// not a part of it. A batch that leaves a hole or brings back what was compacted is an error.
     async fn write(&mut self, batch: WriteBatch) -> Result<(), StorageError>;
 
     /// A handle for reading, which never queues behind writes.

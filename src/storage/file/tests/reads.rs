@@ -79,6 +79,38 @@ fn what_is_read_beside_writes_is_the_old_or_the_new_or_compacted() {
 }
 
 #[test]
+fn every_range_reads_as_from_memory() {
+    let script = script(60);
+    let sim = Sim::new(1);
+    let files = sim.process(1).files("log");
+    let compared = in_sim(&sim, async move {
+        let (mut store, mut model) = (open(&files).await.unwrap(), MemoryLogStore::new());
+        let mut compared = 0;
+        for (number, batch) in script.batches.into_iter().enumerate() {
+            store.write(batch.clone()).await.unwrap();
+            model.write(batch).await.unwrap();
+            let start = store.shared.lock().start;
+            let last = store.shared.lock().last();
+            if number % 6 != 5 {
+                continue;
+            }
+            for from in start.saturating_sub(3)..last + 3 {
+                for end in [from.saturating_sub(1), from, from + 1, last, last + 1, u64::MAX] {
+                    for bytes_max in [0, 100, 700, u64::MAX] {
+                        let ours = store.reader().read(from..end, bytes_max).await;
+                        let theirs = model.reader().read(from..end, bytes_max).await;
+                        assert_eq!(format!("{ours:?}"), format!("{theirs:?}"), "{from}..{end}");
+                        compared += 1;
+                    }
+                }
+            }
+        }
+        compared
+    });
+    assert!(compared > 1_000, "{compared}");
+}
+
+#[test]
 fn a_log_that_was_reset_lets_go_of_all_that_was_before() {
     let sim = Sim::new(1);
     let files = sim.process(1).files("log");
