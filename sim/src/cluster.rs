@@ -51,10 +51,8 @@ struct Server {
     log: MemoryLogStore,
     snapshots: MemorySnapshotStore,
     slowness: Arc<AtomicU32>,
-    /// Whether its disk was made to fail in this life.
+    /// Whether its disk was made to fail; that may show only in a later life.
     disk_failed: bool,
-    /// Whether its disk is full.
-    disk_full: bool,
 }
 
 /// Where a server is in its life.
@@ -112,7 +110,10 @@ impl Cluster {
         let id = {
             let mut servers = self.lock();
             let Some(server) = servers.get_mut(&n) else { return };
-            (server.state, server.disk_failed) = (State::Up, server.disk_full);
+            if !matches!(server.state, State::Absent | State::Down) {
+                return;
+            }
+            server.state = State::Up;
             server.id
         };
         self.judge.started(id);
@@ -359,7 +360,6 @@ impl Cluster {
 
     /// Makes a server's disk full, or gives it room again.
     pub(crate) fn set_full(&self, n: u64, full: bool) {
-        self.with(n, |server| server.disk_full = full);
         let files = self.directories(n, &self.sim.process(n));
         files.iter().for_each(|files| files.set_bytes_max(full.then_some(0)));
     }
@@ -393,7 +393,6 @@ impl Server {
             snapshots: MemorySnapshotStore::new(),
             slowness: Arc::new(AtomicU32::new(1)),
             disk_failed: false,
-            disk_full: false,
         }
     }
 }

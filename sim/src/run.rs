@@ -236,10 +236,13 @@ impl Run {
 }
 
 impl Cluster {
-    /// The server that leads and can serve, and that nobody has overtaken.
+    /// The server that leads and can serve, and that no other member has overtaken.
     fn leader(&self) -> Option<u64> {
-        let rafts = self.numbers(|state| state == State::Up);
-        let statuses = rafts.into_iter().filter_map(|n| Some((n, self.raft(n)?.status())));
+        let membership = self.judge.membership();
+        let member = |n: &u64| membership.member(self.id(*n)).is_some();
+        let up = self.numbers(|state| state == State::Up);
+        let statuses = up.into_iter().filter(|n| membership.index() == 0 || member(n));
+        let statuses = statuses.filter_map(|n| Some((n, self.raft(n)?.status())));
         let statuses: Vec<_> = statuses.filter(|(_, status)| status.stopped.is_none()).collect();
         let term = statuses.iter().map(|(_, status)| status.term).max()?;
         let leads = |status: &kontiki::Status| status.established && status.term == term;

@@ -77,7 +77,8 @@ pub(crate) struct Node {
     /// The change that this node proposed last and that is not settled, and whether it is a joint
     /// one.
     pending_change: Option<(LogId, bool)>,
-    changes_done: Vec<ChangeOutcome>,
+    /// How changes ended, and the write that must be durable before anybody hears of it.
+    changes_done: Vec<(u64, ChangeOutcome)>,
     /// A snapshot that is stored here and shown to the engine.
     staged_snapshot: Option<SnapshotMeta>,
     /// A snapshot that is being installed. Until it is, the engine must not be touched.
@@ -188,7 +189,7 @@ impl Node {
             node.truncate_barrier = 0;
             node.staged_snapshot = None;
             if node.pending_change.take().is_some() {
-                node.changes_done.push(ChangeOutcome::Lost);
+                node.changes_done.push((number, ChangeOutcome::Lost));
             }
             let membership = Membership::decode(meta.system.clone()).unwrap_or_default();
             node.raw.mut_store().set_snapshot(meta.clone(), &membership);
@@ -275,7 +276,9 @@ impl Node {
     }
 
     pub(crate) fn take_changes(&mut self) -> Vec<ChangeOutcome> {
-        std::mem::take(&mut self.changes_done)
+        let durable = self.durable;
+        let told = self.changes_done.extract_if(.., |(number, _)| *number <= durable);
+        told.map(|(_, outcome)| outcome).collect()
     }
 
     pub(crate) fn take_fetches(&mut self) -> Vec<Fetch> {

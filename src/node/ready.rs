@@ -28,7 +28,7 @@ impl Node {
             if replaces {
                 self.truncate_barrier = number;
             }
-            self.hand_out(&committed);
+            self.hand_out(&committed, number);
             self.pass_idle(number);
             for peer in std::mem::take(&mut self.snapshots_gone) {
                 self.raw.report_snapshot(peer, raft::SnapshotStatus::Failure);
@@ -120,13 +120,19 @@ impl Node {
 
     /// Entries that are committed and durable here. Configuration changes take effect in the engine
     /// now, in order, exactly once; the rest waits for the state machine.
-    fn hand_out(&mut self, committed: &[eraftpb::Entry]) {
+    ///
+    /// That a change is committed is written at once, and told only then: an operator who hears of
+    /// it may take a removed server away, and a restart that had forgotten it would wait for that
+    /// server's vote for ever.
+    fn hand_out(&mut self, committed: &[eraftpb::Entry], number: u64) {
         for entry in committed {
             self.appliable = entry.index;
             if entry.entry_type != EntryType::EntryNormal {
                 self.apply_change(entry);
+                self.writes.add(number, Vec::new(), None);
+                self.writes.must_sync();
             }
-            self.note_committed(LogId { term: entry.term, index: entry.index });
+            self.note_committed(LogId { term: entry.term, index: entry.index }, number);
         }
     }
 

@@ -38,6 +38,7 @@ impl Run {
 
     fn heal(&mut self) {
         let cluster = Arc::clone(&self.cluster);
+        cluster.sim.kill(crate::operator::OPERATOR);
         cluster.sim.heal();
         cluster.links.heal();
         cluster.set_faulty(false);

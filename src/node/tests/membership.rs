@@ -53,6 +53,31 @@ fn a_replacement_passes_through_a_joint_configuration_and_leaves_it_by_itself() 
 }
 
 #[test]
+fn whoever_has_heard_of_a_removal_may_take_the_server_away() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2)]);
+    let leader = cluster.elect();
+    let gone = leader % 2 + 1;
+    cluster.server(leader).prompt = false;
+    let change = Change::Remove(gone.into());
+    cluster.node(leader).handle_change(&change, None).unwrap().unwrap();
+    cluster.settle();
+    // Its own copy of the entry is written last, and commits it.
+    while cluster.node(leader).membership().member(gone.into()).is_some() {
+        cluster.tick(1);
+        let sent = cluster.server(leader).finish_write();
+        cluster.wire.extend(sent.into_iter().map(|outgoing| (leader, outgoing)));
+        cluster.settle();
+    }
+    assert!(cluster.server(leader).changes.is_empty(), "told before a restart would know it");
+    cluster.server(leader).prompt = true;
+    cluster.settle();
+    assert!(matches!(cluster.server(leader).changes[..], [ChangeOutcome::Done(_)]));
+    cluster.servers.remove(&gone);
+    cluster.crash(leader);
+    assert_eq!(cluster.elect(), leader);
+}
+
+#[test]
 fn one_change_at_a_time_and_only_on_the_membership_it_was_planned_on() {
     let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
     let leader = cluster.elect();
