@@ -198,8 +198,11 @@ impl Run {
     fn may_lose(&mut self, n: u64) -> bool {
         let cluster = Arc::clone(&self.cluster);
         let membership = cluster.judge.membership();
-        // Whoever is back as a voter is lost no more.
+        // Whoever is back as a voter is lost no more, unless its damage may show later.
         self.lost.retain(|&n| {
+            if cluster.judge.is_damaged(cluster.id(n)) {
+                return true;
+            }
             let back = membership.member(cluster.id(n));
             !back.is_some_and(|member| member.role == Role::Voter) || cluster.state(n) != State::Up
         });
