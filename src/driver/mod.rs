@@ -216,7 +216,7 @@ impl Driver {
                 self.node.handle_unreachable(peer.raft_id());
                 self.forwarded_to_unreachable(peer);
             }
-            Inbound::Snapshot(from, message) => self.node.handle_snapshot(from.raft_id(), message),
+            Inbound::Snapshot(from, message) => self.snapshot_received(from, message),
             Inbound::Message(message) => {
                 let from = message.from;
                 if !self.peers.note_sender(self.node.membership(), from, &message.from_address) {

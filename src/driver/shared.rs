@@ -35,6 +35,7 @@ pub(crate) struct Shared {
     local: Mutex<Local>,
     status: Mutex<Published>,
     snapshots: Arc<dyn SnapshotStore>,
+    /// Whether a snapshot streams in or waits to be installed.
     receiving: AtomicBool,
     /// Why the node takes nothing more; known a while before it has ended.
     ending: OnceLock<Fatal>,
@@ -123,12 +124,12 @@ impl Shared {
         lock(&self.status)
     }
 
-    /// Stores a snapshot that streams in; refused while another does.
+    /// A snapshot that was received is installed, or will never be: the next may come.
+    pub(super) fn received(&self) {
+        self.receiving.store(false, Ordering::Release);
+    }
+
     async fn store(&self, meta: &SnapshotMeta, body: ByteReader) -> Result<(), StreamRefused> {
-        if self.receiving.swap(true, Ordering::Acquire) {
-            return Err(StreamRefused::Busy);
-        }
-        let _free = Free(&self.receiving);
         let failed = |error: StorageError| StreamRefused::Failed(error.to_string());
         let sink = self.snapshots.create(meta.clone()).await.map_err(failed)?;
         let sink = copy(body, sink, meta.size_bytes).await?;
@@ -137,11 +138,11 @@ impl Shared {
     }
 }
 
-struct Free<'a>(&'a AtomicBool);
+struct Free<'a>(&'a Shared);
 
 impl Drop for Free<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        self.0.received();
     }
 }
 
@@ -210,8 +211,17 @@ impl Inbox for Shared {
         if !node::is_sound_snapshot(&raft) {
             return Err(StreamRefused::Failed("no such snapshot can be".to_owned()));
         }
+        // One at a time, until it is installed: another of the same place would be written over the
+        // one that is about to be restored from.
+        if self.receiving.swap(true, Ordering::Acquire) {
+            return Err(StreamRefused::Busy);
+        }
+        let free = Free(self);
         self.store(&meta, body).await?;
-        self.inbound.push(Inbound::Snapshot(from, raft)).map_err(|_| StreamRefused::Busy)
+        let told = self.inbound.push(Inbound::Snapshot(from, raft));
+        told.map_err(|_| StreamRefused::Busy)?;
+        std::mem::forget(free);
+        Ok(())
     }
 
     fn accepts(&self, cluster: ClusterId, node: NodeId) -> bool {
@@ -361,5 +371,9 @@ mod tests {
         let members = Membership::first([Member::voter(2.into(), "n2", "a2")]);
         assert_eq!(send(members.encode()), Ok(()));
         assert_eq!(block_on(store.list()).unwrap().len(), 1);
+        // Another in its place would be restored from with this one's length.
+        assert_eq!(send(members.encode()), Err(StreamRefused::Busy), "not looked at yet");
+        shared.received();
+        assert_eq!(send(members.encode()), Ok(()));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Driver;
 use super::apply::JobDone;
 use super::guard::spawn_job;
-use crate::id::LogId;
+use crate::id::{LogId, NodeId};
 use crate::storage::{SnapshotMeta, StorageError};
 use crate::transport::{MessageBody, RaftKind, RaftMessage, StreamRefused, TransportError};
 
@@ -38,6 +38,14 @@ impl Driver {
         self.node.handle_snapshot_taken(meta, self.config.trailing_entries);
     }
 
+    /// A leader's snapshot is stored here; the core says whether it is wanted.
+    pub(super) fn snapshot_received(&mut self, from: NodeId, message: RaftMessage) {
+        self.node.handle_snapshot(from.raft_id(), message);
+        if !self.node.is_installing() {
+            self.shared.received();
+        }
+    }
+
     /// The log begins at a leader's snapshot now; the state machine follows.
     pub(super) fn installed(&mut self, number: u64) {
         self.node.handle_installed(number);
@@ -63,6 +71,7 @@ impl Driver {
 
     pub(super) fn restored(&mut self, log_id: LogId) {
         self.applying = false;
+        self.shared.received();
         self.node.handle_applied(log_id);
         self.answer_reads();
     }
