@@ -59,8 +59,8 @@ impl Driver {
         self.restore_next = Some(meta);
     }
 
-    /// The state machine could not read on: a snapshot that took the place of the log brings it what
-    /// it misses.
+    /// The state machine could not read on: a snapshot that took the place of the log brings it
+    /// what it misses.
     pub(super) fn overtaken(&mut self, error: StorageError) {
         self.applying = false;
         self.late.forget();

@@ -239,8 +239,8 @@ impl fmt::Debug for RaftMessage {
     }
 }
 
-/// The kinds of messages that the consensus engine exchanges. All others of its are local, or travel
-/// as requests.
+/// The kinds of messages that the consensus engine exchanges. All others of its are local, or
+/// travel as requests.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 #[non_exhaustive]
 pub enum RaftKind {

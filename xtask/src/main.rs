@@ -2,6 +2,7 @@
 
 mod crash;
 mod instructions;
+mod sim;
 mod steps;
 
 use std::process::ExitCode;
@@ -13,6 +14,7 @@ fn main() -> ExitCode {
         ["check"] => steps::check(),
         ["bench", ref numbers @ ..] => steps::bench(numbers),
         ["crash", ref options @ ..] => crash::run(options),
+        ["sim", ref options @ ..] if !options.is_empty() => sim::pass_on(options),
         ["instructions", "--write"] => instructions::write(),
         [step] if steps::STEPS.iter().any(|(name, _)| *name == step) => steps::one(step),
         _ => Err(usage()),
@@ -29,5 +31,6 @@ fn main() -> ExitCode {
 fn usage() -> String {
     let steps: Vec<&str> = steps::STEPS.iter().map(|(name, _)| *name).collect();
     let others = "check | bench [ROUNDS [SECONDS]] | crash [--cycles N] [--seed N]";
-    format!("cargo xtask {others} | instructions --write | {}", steps.join(" | "))
+    let sim = "sim seeds|replay|show|shrink …";
+    format!("cargo xtask {others} | {sim} | instructions --write | {}", steps.join(" | "))
 }

@@ -204,7 +204,7 @@ impl Run {
                 return true;
             }
             let back = membership.member(cluster.id(n));
-            !back.is_some_and(|member| member.role == Role::Voter) || cluster.state(n) != State::Up
+            back.is_none_or(|member| member.role != Role::Voter) || cluster.state(n) != State::Up
         });
         let known = matches!(cluster.state(n), State::Up | State::Down);
         known && self.lost.is_empty() && !membership.is_joint() && membership.voters().count() >= 3
