@@ -13,7 +13,7 @@ use crate::config::ConfigError;
 use crate::driver::{self, Ask};
 use crate::error::{Fatal, NoLeader};
 use crate::id::{ClusterId, GroupId, NodeId};
-use crate::membership::{Member, MembershipError};
+use crate::membership::{Member, Membership, MembershipError};
 use crate::state_machine::BoxError;
 use crate::storage::StorageError;
 
@@ -44,6 +44,13 @@ impl Raft {
         // A mailbox that is full or closed drops the answer, and that is told below.
         let _ = self.shared().asks.push(Ask::Bootstrap(members, answer));
         answered.await.unwrap_or_else(|_| Err(self.fatal().into()))
+    }
+
+    /// Whether the cluster of this server is the one that [`bootstrap`](Self::bootstrap) forms of
+    /// `members`, so that whoever is told to bootstrap again can tell whether that is done already.
+    #[must_use]
+    pub fn was_formed_of(&self, members: Vec<Member>) -> bool {
+        self.status().cluster == driver::cluster_of(&Membership::first(members))
     }
 
     /// Asks the cluster that is reached at one of `addresses` to take this blank server in.
