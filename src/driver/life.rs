@@ -434,7 +434,7 @@ fn check_first(members: &[Member], me: crate::NodeId) -> Result<(), &'static str
 /// The cluster's id is a function of its first membership, so that each of several first members
 /// may be told to form the cluster and all of them form the same. The ids in it are random, hence
 /// so is this.
-fn cluster_of(membership: &Membership) -> ClusterId {
+pub(crate) fn cluster_of(membership: &Membership) -> ClusterId {
     let fold = |seed: u64| {
         membership.encode().iter().fold(seed, |hash, &byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(5)

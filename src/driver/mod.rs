@@ -36,6 +36,7 @@ mod worker;
 use self::apply::{ApplyTask, JobDone};
 use self::forward::Forwarded;
 use self::leadership::Transfer;
+pub(crate) use self::life::cluster_of;
 use self::life::{Joining, Rite};
 use self::mailbox::Mailbox;
 pub(crate) use self::mailbox::Rejected;

@@ -13,7 +13,7 @@ use crate::config::ConfigError;
 use crate::driver::{self, Ask, Rejected};
 use crate::error::{Fatal, NoLeader};
 use crate::id::{ClusterId, GroupId, NodeId};
-use crate::membership::{Member, MembershipError};
+use crate::membership::{Member, Membership, MembershipError};
 use crate::state_machine::BoxError;
 use crate::storage::StorageError;
 
@@ -46,6 +46,13 @@ impl Raft {
         }
         // A mailbox that is closed has dropped the answer.
         answered.await.unwrap_or_else(|_| Err(self.fatal().into()))
+    }
+
+    /// Whether the cluster of this server is the one that [`bootstrap`](Self::bootstrap) forms of
+    /// `members`, so that whoever is told to bootstrap again can tell whether that is done already.
+    #[must_use]
+    pub fn was_formed_of(&self, members: Vec<Member>) -> bool {
+        self.status().cluster == driver::cluster_of(&Membership::first(members))
     }
 
     /// Asks the cluster that is reached at one of `addresses` to take this blank server in.
