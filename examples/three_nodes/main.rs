@@ -183,9 +183,10 @@ impl Cluster {
     pub(crate) async fn bring_up(&mut self, number: usize) -> Result<(), Failure> {
         let place = &mut self.places[number];
         let runtime = Arc::new(Smol::new());
-        let (directory, peer) = (place.directory.as_path(), place.peer.as_str());
-        let node =
-            node::start(runtime.clone(), &place.name, directory, peer, SEGMENT_BYTES).await?;
+        let mut config = kontiki::Config::default();
+        config.name.clone_from(&place.name);
+        config.address.clone_from(&place.peer);
+        let node = node::start(runtime.clone(), &place.directory, config, SEGMENT_BYTES).await?;
         let authorizer = Arc::new(AllowAll::new());
         let config = ApiConfig::default();
         let operator = OperatorApi::new(node.raft.clone(), authorizer, runtime.clone(), config);
