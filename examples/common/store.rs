@@ -41,8 +41,8 @@ pub(crate) enum Answer {
     Done {
         index: u64,
     },
-    /// The comparison failed; `index` is where the key was last written, or 0, and `at` is where the
-    /// comparison is in the log.
+    /// The comparison failed; `index` is where the key was last written, or 0, and `at` is where
+    /// the comparison is in the log.
     Refused {
         index: u64,
         at: u64,
