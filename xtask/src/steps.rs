@@ -28,7 +28,24 @@ pub(crate) fn one(name: &str) -> Result<(), String> {
 
 pub(crate) fn check() -> Result<(), String> {
     STEPS.iter().try_for_each(|(name, _)| one(name))?;
-    crate::crash::run(&["--cycles", "20"])
+    crate::crash::run(&["--cycles", "20"])?;
+    chaos()
+}
+
+/// In CI the machine must be one that can do what is required; a person may have another.
+#[cfg(target_os = "linux")]
+fn chaos() -> Result<(), String> {
+    let mut words = vec!["--kills", "10", "--power-cuts", "50"];
+    if std::env::var_os("CI").is_none() {
+        words.push("--skip-missing");
+    }
+    crate::chaos::run(&words)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn chaos() -> Result<(), String> {
+    println!("== chaos: skipped: it needs Linux");
+    Ok(())
 }
 
 fn fmt() -> Result<(), String> {
