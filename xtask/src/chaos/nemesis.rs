@@ -177,15 +177,17 @@ impl Nemesis<'_> {
             }
             Begun::Frozen(frozen) => drop(frozen),
             Begun::Full { victim } => {
-                let bit = self.cluster.servers[victim].ended().is_some();
-                self.happened("disk-full", usize::from(bit));
                 // A start on a full disk may fail, but must do no harm.
-                if bit {
-                    self.cluster.servers[victim].kill();
-                    self.cluster.servers[victim].start(None)?;
+                let ended = self.cluster.servers[victim].ended().is_some();
+                if ended {
+                    self.start_all()?;
                     wall::pause(300);
                 }
                 self.cluster.disks[victim].free()?;
+                // A write that met the full disk just now may not have told yet.
+                wall::pause(500);
+                let met = ended || self.cluster.servers[victim].ended().is_some();
+                self.happened("disk-full", usize::from(met));
                 self.start_all()?;
             }
             Begun::SlowLink { victim } => {

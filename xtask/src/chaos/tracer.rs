@@ -28,7 +28,9 @@ impl Tracer {
                 return Ok(tracer);
             }
             if let Ok(Some(status)) = tracer.child.try_wait() {
-                return Err(format!("strace ended with {status}"));
+                // What it did at once may have ended the process.
+                let done = status.success() && tracer.meddled() > 0;
+                return if done { Ok(tracer) } else { Err(format!("strace ended with {status}")) };
             }
             wall::pause(10);
         }
