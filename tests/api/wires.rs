@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use kontiki::GroupId;
 use kontiki::runtime::{ByteReader, Runtime};
 use kontiki::transport::{Inbox, Message, Peer, Transport, TransportError};
-use kontiki_transport_memory::Network;
+use kontiki_transport_memory::{Faults, Network};
 
 use crate::postman::Postman;
 
@@ -33,6 +33,13 @@ impl Wires {
                 let (inner, cut) = (postman.letterbox(&address), Arc::clone(cut));
                 Arc::new(Fenced { inner, address, cut })
             }
+        }
+    }
+
+    /// What goes wrong from here on; the example's transport has no faults.
+    pub(crate) fn set_faults(&self, faults: Faults) {
+        if let Self::Memory(network) = self {
+            network.set_faults(faults);
         }
     }
 
