@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use kontiki::GroupId;
 use kontiki::runtime::{ByteReader, Runtime};
 use kontiki::transport::{Inbox, Message, Peer, Transport, TransportError};
-use kontiki_transport_memory::Network;
+use kontiki_transport_memory::{Faults, Network};
 
 use crate::postman::Postman;
 
@@ -41,6 +41,14 @@ impl Wires {
         match self {
             Self::Memory(network) => network.isolate(address),
             Self::Postman(_, cut) => drop(cut.lock().unwrap().insert(address.to_owned())),
+        }
+    }
+
+    /// Loses, doubles and delays. The example's transport does none of it: there, a test of faults
+    /// is one without.
+    pub(crate) fn set_faults(&self, faults: Faults) {
+        if let Self::Memory(network) = self {
+            network.set_faults(faults);
         }
     }
 
