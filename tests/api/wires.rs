@@ -36,6 +36,13 @@ impl Wires {
         }
     }
 
+    /// What goes wrong from here on; the example's transport has no faults.
+    pub(crate) fn set_faults(&self, faults: Faults) {
+        if let Self::Memory(network) = self {
+            network.set_faults(faults);
+        }
+    }
+
     /// Cuts one server off from everyone.
     pub(crate) fn isolate(&self, address: &str) {
         match self {
