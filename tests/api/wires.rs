@@ -51,14 +51,6 @@ impl Wires {
         }
     }
 
-    /// Loses, doubles and delays. The example's transport does none of it: there, a test of faults
-    /// is one without.
-    pub(crate) fn set_faults(&self, faults: Faults) {
-        if let Self::Memory(network) = self {
-            network.set_faults(faults);
-        }
-    }
-
     pub(crate) fn heal(&self) {
         match self {
             Self::Memory(network) => network.heal(),
