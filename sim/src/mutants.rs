@@ -24,10 +24,10 @@ use Kind::{
 #[rustfmt::skip]
 const HUNTS: [Hunt; 15] = [
     hunt(Mutant::AckBeforeSync, &[DurableBeforeAck, VoteDurable], Objects, &[Crash], 10),
-    hunt(Mutant::ChecksumIgnored, &[DamageFound], Bytes, &[BitFlip, Crash], 300),
+    hunt(Mutant::ChecksumIgnored, &[DamageFound, NoPanic], Bytes, &[BitFlip, Crash], 300),
     hunt(Mutant::CommittedChangeForgotten, &[Progress], Bytes, &[Crash, Membership, Partition, AimedCrash], 3_000),
     hunt(Mutant::CopyCarriedOut, &[AtMostOnce], Objects, &[Message], 50),
-    hunt(Mutant::FoundNotRewritten, &[DurableBeforeAck, NoPanic], Bytes, &[DiskFailure, Crash], 300),
+    hunt(Mutant::FoundNotRewritten, &[DurableBeforeAck, VoteDurable, NoPanic], Bytes, &[DiskFailure, Crash], 300),
     hunt(Mutant::LeaderBeforeVote, &[VoteDurable], Objects, &[Crash], 50),
     hunt(Mutant::MisdirectedTakenIn, &[NoPanic, DurableBeforeAck, VoteDurable], Objects, &[Message, Crash, Partition], 300),
     hunt(Mutant::ReadBeforeApplied, &[Linearizable], Objects, &[Partition, Crash], 50),
