@@ -9,8 +9,8 @@ pub(crate) fn pass_on(arguments: &[&str]) -> Result<(), String> {
     run(simulator().args(arguments))
 }
 
-/// What CI runs: the same seeds each time, on both kinds of disk and network, then some of them again
-/// in another process and another environment. Fresh ones are `cargo xtask sim seeds --first …`.
+/// What CI runs: the same seeds each time, on both kinds of disk and network, then some of them
+/// again in another process and another environment. Fresh ones are `cargo xtask sim seeds …`.
 pub(crate) fn check() -> Result<(), String> {
     for kind in ["--objects", "--bytes"] {
         run(simulator().args(["seeds", "--first", "1000", "--count", "300", kind]))?;
