@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use fastrand::Rng;
-use futures::future::{Either, select};
+use futures::future::{Either, join_all, select};
 use futures::pin_mut;
 use kontiki::runtime::Runtime as _;
 use kontiki::{Consistency, ProposeError, Raft};
@@ -15,6 +16,14 @@ use crate::history::{Answer, Call, Done, OperationId, Request};
 use crate::judge::Settled;
 use crate::machine::{Registers, Write, found, numbered};
 use crate::options::{Stream, stream};
+
+/// A command that is not proposed yet.
+struct Prepared {
+    number: u64,
+    command: Bytes,
+    /// What it does to which key, for the history.
+    call: Option<(u64, Call)>,
+}
 
 pub(crate) struct Client {
     cluster: Arc<Cluster>,
@@ -46,26 +55,54 @@ impl Client {
         let Some(raft) = self.cluster.raft(server) else { return false };
         let registers = self.cluster.registers(server);
         match self.dice.u8(..10) {
-            0..=4 => self.write(&raft).await,
+            0 => self.write_many(&raft).await,
+            1..=4 => self.write(&raft).await,
             _ => self.read(&raft, &registers).await,
         }
     }
 
     pub(crate) async fn write(&mut self, raft: &Raft) -> bool {
+        let command = self.prepare();
+        self.propose(raft, command).await
+    }
+
+    /// Many at once, so that they have to wait for each other.
+    async fn write_many(&mut self, raft: &Raft) -> bool {
+        let commands: Vec<Prepared> =
+            (0..self.cluster.options.burst).map(|_| self.prepare()).collect();
+        let this = &*self;
+        let all = commands.into_iter().map(|command| this.propose(raft, command));
+        join_all(all).await.into_iter().any(|done| done)
+    }
+
+    fn prepare(&mut self) -> Prepared {
         self.commands += 1;
         let number = (self.number << 32) | self.commands;
-        let (command, operation) = match &self.cluster.workload {
-            Some(workload) => (workload.command(&mut self.dice), None),
+        match &self.cluster.workload {
+            Some(workload) => {
+                let command = workload.command(&mut self.dice);
+                Prepared { number, command, call: None }
+            }
             None => {
                 let (key, write, call) = self.draw(number);
-                (write.encode(), Some(self.invoke(key, call)))
+                Prepared { number, command: write.encode(), call: Some((key, call)) }
             }
-        };
+        }
+    }
+
+    async fn propose(&self, raft: &Raft, command: Prepared) -> bool {
+        let Prepared { number, command, call } = command;
+        let operation = call.map(|(key, call)| self.invoke(key, call));
         let told = self.patient(raft.propose(numbered(number, &command))).await;
         let (settled, answer) = match told {
             Some(Ok(applied)) => (Settled::Done(applied.log_id), Some(applied.answer)),
             Some(Err(ProposeError::Unknown)) | None => (Settled::Unknown, None),
-            Some(Err(_)) => (Settled::NotApplied, None),
+            Some(Err(refused)) => {
+                if matches!(refused, ProposeError::Overloaded { .. }) {
+                    self.cluster.judge.sometimes("a server had too much to do");
+                }
+                (Settled::NotApplied, None)
+            }
         };
         self.cluster.judge.settled(number, settled);
         let at = self.cluster.sim.elapsed();
@@ -87,7 +124,10 @@ impl Client {
         let committed = self.cluster.judge.committed();
         let operation = self.invoke(key, Call::Read);
         let told = self.patient(raft.read(Consistency::Linearizable)).await;
-        let Some(Ok(guarantee)) = told else { return false };
+        let Some(Ok(guarantee)) = told else {
+            self.cluster.judge.sometimes("a read was not answered");
+            return false;
+        };
         self.cluster.judge.read(raft.id(), committed, guarantee.index);
         if self.cluster.workload.is_none() {
             let (value, index) = registers.read(key);

@@ -2,7 +2,7 @@
 //! of under watch.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt as _;
@@ -15,15 +15,15 @@ use kontiki::storage::{
     MemorySnapshotStore, SnapshotStore, StorageError,
 };
 use kontiki::transport::Transport;
-use kontiki::{GroupId, Member, NodeId, Parts, Raft, StartError, StateMachine};
+use kontiki::{GroupId, Member, NodeId, Parts, Raft, RaftRole, StartError, StateMachine};
 use kontiki_transport_memory::{Faults, Network};
 use kontiki_transport_tcp::{TcpConfig, TcpTransport};
 
 use crate::history::History;
 use crate::judge::{Invariant, Judge};
 use crate::kit::Workload;
-use crate::log::WatchedLog;
-use crate::machine::{Registers, WatchedMachine};
+use crate::log::{STUCK, WatchedLog};
+use crate::machine::{Registers, Watch, WatchedMachine};
 use crate::options::{DiskKind, Options, Stream, stream};
 use crate::wire::{Links, Wire, address};
 
@@ -36,6 +36,8 @@ pub(crate) struct Cluster {
     pub(crate) history: Mutex<History>,
     /// The application's own, in place of the simulator's.
     pub(crate) workload: Option<Arc<dyn Workload>>,
+    /// How many operators are at work on the membership.
+    pub(crate) operators: AtomicU64,
     network: Option<Network>,
     servers: Mutex<BTreeMap<u64, Server>>,
 }
@@ -45,6 +47,8 @@ struct Server {
     id: NodeId,
     /// How often it lost everything.
     wipes: u64,
+    /// How often it has gone to another address.
+    moves: u64,
     state: State,
     raft: Option<Raft>,
     registers: Registers,
@@ -84,6 +88,7 @@ impl Cluster {
             links: Arc::new(Links::new(&options)),
             history: Mutex::default(),
             workload,
+            operators: AtomicU64::new(0),
             network,
             servers: Mutex::new(servers),
             sim,
@@ -152,7 +157,7 @@ impl Cluster {
         let mut config = self.options.config();
         config.id = Some(id);
         config.name = format!("n{n}");
-        config.address = address(n);
+        config.address = self.address(n);
         let machine: Box<dyn StateMachine> = match &self.workload {
             Some(workload) => workload.machine(),
             None => {
@@ -161,8 +166,13 @@ impl Cluster {
                 Box::new(registers)
             }
         };
-        let machine =
-            WatchedMachine { inner: machine, id, judge: self.judge.clone(), at: 0, chain: 0 };
+        let watch = Watch {
+            id,
+            judge: self.judge.clone(),
+            process: Arc::clone(process),
+            snapshot_ms: self.options.snapshot_ms,
+        };
+        let machine = WatchedMachine { inner: machine, watch, at: 0, chain: 0 };
         Raft::start(Parts {
             config,
             group: GroupId::default(),
@@ -211,10 +221,10 @@ impl Cluster {
         process: &Arc<SimProcess>,
     ) -> Result<Arc<dyn Transport>, StorageError> {
         let inner: Arc<dyn Transport> = match &self.network {
-            Some(network) => network.endpoint(address(n)),
+            Some(network) => network.endpoint(self.address(n)),
             None => {
                 let (runtime, net) = (process.clone(), process.clone());
-                TcpTransport::bind(runtime, net, &address(n), TcpConfig::default())
+                TcpTransport::bind(runtime, net, &self.address(n), TcpConfig::default())
                     .await
                     .map_err(StorageError::io("binding"))?
             }
@@ -275,9 +285,8 @@ impl Cluster {
 
     /// What is left to do when a process has died.
     pub(crate) fn bury(&self, n: u64) {
-        if self.judge.is_writing(self.id(n)) {
-            self.judge.sometimes("a server died while it was writing");
-        }
+        let leads = self.raft(n).is_some_and(|raft| raft.status().role == RaftRole::Leader);
+        self.judge.died(self.id(n), leads);
         self.judge.count(|counts| counts.crashes += 1);
         let keep = self.sim.process(n).random();
         let raft = self.with(n, |server| {
@@ -289,7 +298,7 @@ impl Cluster {
         drop(raft);
         if let Some(network) = &self.network {
             // Without a process nobody listens there.
-            let _ = network.endpoint(address(n)).detach(GroupId::default()).now_or_never();
+            let _ = network.endpoint(self.address(n)).detach(GroupId::default()).now_or_never();
         }
     }
 
@@ -298,7 +307,8 @@ impl Cluster {
         // Its directories are left behind; the new one has others.
         let old = self.with(n, |server| {
             let wipes = server.wipes + 1;
-            let new = Server { wipes, id: NodeId::from(n + 100 * wipes), ..Server::new(n) };
+            let (id, moves) = (NodeId::from(n + 100 * wipes), server.moves);
+            let new = Server { wipes, id, moves, ..Server::new(n) };
             std::mem::replace(server, Server { state: State::Down, ..new })
         });
         drop(old);
@@ -336,14 +346,32 @@ impl Cluster {
         self.lock().get(&n).map_or_else(|| NodeId::from(n), |server| server.id)
     }
 
+    /// Where a server is reached.
+    pub(crate) fn address(&self, n: u64) -> String {
+        address(n, self.with(n, |server| server.moves))
+    }
+
+    /// Gives a server that is down another address.
+    pub(crate) fn relocate(&self, n: u64) {
+        self.with(n, |server| server.moves += 1);
+    }
+
     pub(crate) fn member(&self, n: u64) -> Member {
-        Member::voter(self.id(n), format!("n{n}"), address(n))
+        Member::voter(self.id(n), format!("n{n}"), self.address(n))
     }
 
     pub(crate) fn set_slowness(&self, n: u64, times: u32) {
         self.with(n, |server| server.slowness.store(times, Ordering::Relaxed));
         let files = self.directories(n, &self.sim.process(n));
         files.iter().for_each(|files| files.set_slowness(times));
+    }
+
+    /// Lets a server's disk answer nothing, or go on.
+    pub(crate) fn set_stuck(&self, n: u64, stuck: bool) {
+        let times = if stuck { STUCK } else { 1 };
+        self.with(n, |server| server.slowness.store(times, Ordering::Relaxed));
+        let files = self.directories(n, &self.sim.process(n));
+        files.iter().for_each(|files| files.set_stuck(stuck));
     }
 
     /// Makes the next write of a server's log fail.
@@ -388,6 +416,7 @@ impl Server {
         Self {
             id: NodeId::from(n),
             wipes: 0,
+            moves: 0,
             state: State::Absent,
             raft: None,
             registers: Registers::default(),
@@ -401,5 +430,5 @@ impl Server {
 
 /// Where a server's operator API is.
 pub(crate) fn http_address(server: u64) -> String {
-    format!("server-{server}:2")
+    format!("server-{server}:80")
 }

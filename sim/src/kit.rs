@@ -1,5 +1,5 @@
 //! The kit for your own state machine: a whole cluster of it in virtual time, under faults, with
-//! every replica held against every other.
+//! every replica held against every other. `examples/own_state_machine.rs` shows it whole.
 
 use std::fmt;
 

@@ -33,10 +33,12 @@ mod options;
 mod plan;
 mod run;
 mod shrink;
+mod sometimes;
 mod wire;
 
 pub use self::judge::{Counts, Invariant, Violation};
 pub use self::options::{DiskKind, Kind, NetworkKind, Options};
-pub use self::plan::{Fault, Moment, Plan, Target, Timed};
+pub use self::plan::{Fault, Moment, Plan, Speech, Target, Timed};
 pub use self::run::{Report, run, run_traced};
 pub use self::shrink::{Case, shrink};
+pub use self::sometimes::{Cause, SOMETIMES, Sometimes};

@@ -32,11 +32,17 @@ impl WatchedLog {
     /// What a disk would take, before or after the fact: a crash meanwhile leaves all or nothing.
     async fn pause(&mut self) {
         let Some(slowness) = &self.slowness else { return };
+        while slowness.load(Ordering::Relaxed) == STUCK {
+            self.process.timer(self.process.now() + Duration::from_millis(10)).await;
+        }
         let times = slowness.load(Ordering::Relaxed).max(1);
         let pause = Duration::from_micros(self.dice.u64(50..1_000)) * times;
         self.process.timer(self.process.now() + pause).await;
     }
 }
+
+/// So slow that nothing ever comes to an end.
+pub(crate) const STUCK: u32 = u32::MAX;
 
 #[async_trait]
 impl LogStore for WatchedLog {

@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use futures::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use kontiki::runtime::ByteReader;
+use kontiki::runtime::sim::SimProcess;
+use kontiki::runtime::{ByteReader, Runtime as _};
 use kontiki::storage::SnapshotMeta;
 use kontiki::{BoxError, Command, NodeId, Snapshot, StateMachine};
 
@@ -16,11 +18,30 @@ use crate::judge::{Judge, hash};
 /// Takes the number off each command, and tells the judge of it.
 pub(crate) struct WatchedMachine {
     pub(crate) inner: Box<dyn StateMachine>,
-    pub(crate) id: NodeId,
-    pub(crate) judge: Judge,
+    pub(crate) watch: Watch,
     /// The last command applied, and the hash of all up to it and their answers.
     pub(crate) at: u64,
     pub(crate) chain: u64,
+}
+
+/// Whose machine it is, who is told, and how long a snapshot takes.
+#[derive(Clone)]
+pub(crate) struct Watch {
+    pub(crate) id: NodeId,
+    pub(crate) judge: Judge,
+    pub(crate) process: Arc<SimProcess>,
+    pub(crate) snapshot_ms: u64,
+}
+
+impl Watch {
+    /// What a larger state would take.
+    async fn busy(&self, with: &'static str) {
+        self.judge.busy(self.id, Some(with));
+        if self.snapshot_ms > 0 {
+            let until = self.process.now() + Duration::from_millis(self.snapshot_ms);
+            self.process.timer(until).await;
+        }
+    }
 }
 
 /// A command with its number.
@@ -44,15 +65,16 @@ impl StateMachine for WatchedMachine {
             let link = hash(what, answer);
             self.chain = hash(self.chain, &link.to_le_bytes());
             self.at = log_id.index;
-            self.judge.applied(self.id, log_id, number, self.chain);
+            self.watch.judge.applied(self.watch.id, log_id, number, self.chain);
         }
         Ok(answers)
     }
 
     async fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, BoxError> {
-        self.judge.sometimes("a snapshot was taken");
+        self.watch.judge.sometimes("a snapshot was taken");
         let inner = self.inner.snapshot().await?;
-        Ok(Box::new(WatchedSnapshot { inner, at: self.at, chain: self.chain }))
+        let watch = self.watch.clone();
+        Ok(Box::new(WatchedSnapshot { inner, at: self.at, chain: self.chain, watch }))
     }
 
     async fn restore(
@@ -64,8 +86,12 @@ impl StateMachine for WatchedMachine {
         snapshot.read_exact(&mut head).await?;
         let mut head = &head[..];
         (self.at, self.chain) = (head.get_u64_le(), head.get_u64_le());
-        self.judge.restored(self.id, self.at, self.chain, meta.log_id);
-        self.inner.restore(meta, snapshot).await
+        let Watch { judge, id, .. } = &self.watch;
+        judge.restored(*id, self.at, self.chain, meta.log_id);
+        self.watch.busy("a server died while it restored a snapshot").await;
+        let restored = self.inner.restore(meta, snapshot).await;
+        judge.busy(*id, None);
+        restored
     }
 }
 
@@ -73,6 +99,7 @@ struct WatchedSnapshot {
     inner: Box<dyn Snapshot>,
     at: u64,
     chain: u64,
+    watch: Watch,
 }
 
 #[async_trait]
@@ -83,7 +110,10 @@ impl Snapshot for WatchedSnapshot {
     ) -> Result<(), BoxError> {
         sink.write_all(&self.at.to_le_bytes()).await?;
         sink.write_all(&self.chain.to_le_bytes()).await?;
-        self.inner.write_to(sink).await
+        self.watch.busy("a server died while it took a snapshot").await;
+        let written = self.inner.write_to(sink).await;
+        self.watch.judge.busy(self.watch.id, None);
+        written
     }
 }
 

@@ -2,6 +2,7 @@
 //! everything; some of it over HTTP.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -10,9 +11,18 @@ use kontiki::{Change, JoinError, MembershipError, NodeId, Raft, TransferError};
 
 use crate::cluster::{Cluster, State, http_address};
 use crate::options::{Stream, stream};
-use crate::wire::address;
 
 impl Cluster {
+    /// Lets an operator work beside everything else.
+    pub(crate) fn operate(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        self.operators.fetch_add(1, Ordering::Relaxed);
+        let cluster = Arc::clone(self);
+        self.sim.process(0).spawn(Box::pin(async move {
+            work.await;
+            cluster.operators.fetch_sub(1, Ordering::Relaxed);
+        }));
+    }
+
     /// Asks some server to change the membership, once.
     pub(crate) async fn change(&self, change: Change) -> Result<(), MembershipError> {
         let Some(raft) = self.anybody() else { return Err(MembershipError::Unknown) };
@@ -39,18 +49,43 @@ impl Cluster {
     /// Takes a server in under its present identity, after it has started; keeps trying.
     pub(crate) async fn admit(&self, n: u64) {
         let addresses: Vec<String> =
-            self.options.servers().filter(|&other| other != n).map(address).collect();
+            self.options.servers().filter(|&other| other != n).map(|n| self.address(n)).collect();
         let id = self.id(n);
         while self.id(n) == id {
             if let Some(raft) = self.raft(n) {
                 match raft.join(&addresses).await {
                     Ok(()) => return self.judge.sometimes("a server joined"),
                     Err(JoinError::NotBlank) => return,
+                    // Taken out while it was coming in.
+                    Err(JoinError::Refused { source: MembershipError::UsedId { .. }, .. }) => {
+                        return;
+                    }
                     Err(_) => {}
                 }
             }
             self.rest().await;
         }
+    }
+
+    /// Puts a server in the place of a member, in one step; it is taken in before, if it is none.
+    pub(crate) async fn put_in_place(&self, n: u64, old: NodeId) {
+        self.admit(n).await;
+        // A voter already, it would only add to the others.
+        let _ = self.change(Change::Demote(self.id(n))).await;
+        // Whatever came of it, the judge knows.
+        let _ = self.change(Change::Replace { old, new: self.member(n) }).await;
+    }
+
+    /// Tells the others where a server is that has moved.
+    pub(crate) async fn readdress(&self, n: u64) {
+        let (id, address) = (self.id(n), self.address(n));
+        loop {
+            match self.change(Change::Readdress { id, address: address.clone() }).await {
+                Ok(()) | Err(MembershipError::NotFound { .. }) => break,
+                Err(_) => self.rest().await,
+            }
+        }
+        self.judge.sometimes("a server went to another address");
     }
 
     /// Puts a server that lost everything in the place of the one it was: the old identity leaves,
@@ -75,12 +110,13 @@ impl Cluster {
             process.timer(process.now() + Duration::from_millis(dice.u64(500..4_000))).await;
             let n = dice.u64(self.options.servers());
             let id = self.id(dice.u64(self.options.servers()));
-            let line = match dice.u8(..6) {
+            let line = match dice.u8(..7) {
                 0 => "GET /v1/operator/raft/configuration".to_owned(),
                 1 => "GET /v1/operator/raft/configuration?stale".to_owned(),
                 2 => "GET /v1/status/leader".to_owned(),
                 3 => "PUT /v1/operator/raft/transfer-leadership?id=nonsense".to_owned(),
-                4 => "DELETE /v1/operator/raft/peer".to_owned(),
+                4 => "GET /v1/nothing".to_owned(),
+                5 => "DELETE /v1/operator/raft/peer".to_owned(),
                 _ => format!("PUT /v1/operator/raft/transfer-leadership?id={id}"),
             };
             let Ok(answer) = request(&process, &http_address(n), &line).await else { continue };

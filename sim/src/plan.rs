@@ -1,6 +1,7 @@
 //! The faults of a run, as data: drawn from the seed, printed, saved, edited, shrunk.
 
 use fastrand::Rng;
+use kontiki::transport::RaftKind;
 use serde::{Deserialize, Serialize};
 
 use crate::options::{Kind, NetworkKind, Options, Stream, stream};
@@ -51,6 +52,47 @@ pub enum Moment {
     Voted,
 }
 
+/// A kind of message that may be lost while others of the same server arrive.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[expect(clippy::exhaustive_enums, reason = "plans are edited by hand")]
+pub enum Speech {
+    /// A leader's entries.
+    Appends,
+    /// What became of them.
+    AppendResponses,
+    /// A leader's signs of life.
+    Heartbeats,
+    /// The answers to them.
+    HeartbeatResponses,
+    /// Votes asked for, real ones and those before.
+    Votes,
+    /// Votes given and refused.
+    VoteResponses,
+}
+
+impl Speech {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Appends,
+        Self::AppendResponses,
+        Self::Heartbeats,
+        Self::HeartbeatResponses,
+        Self::Votes,
+        Self::VoteResponses,
+    ];
+
+    pub(crate) fn of(kind: RaftKind) -> Option<Self> {
+        Some(match kind {
+            RaftKind::Append => Self::Appends,
+            RaftKind::AppendResponse => Self::AppendResponses,
+            RaftKind::Heartbeat => Self::Heartbeats,
+            RaftKind::HeartbeatResponse => Self::HeartbeatResponses,
+            RaftKind::PreVote | RaftKind::Vote => Self::Votes,
+            RaftKind::PreVoteResponse | RaftKind::VoteResponse => Self::VoteResponses,
+            _ => return None,
+        })
+    }
+}
+
 /// One thing that goes wrong, or that an operator does.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[expect(clippy::exhaustive_enums, reason = "plans are edited by hand")]
@@ -60,8 +102,16 @@ pub enum Fault {
     Add { server: u64 },
     /// A bit of what a server has stored flips while it is down.
     BitFlip { server: u64 },
+    /// A server's bits move: one sector of what it has stored lies in the place of another.
+    Misdirected { server: u64 },
+    /// A file of a server's is gone, while it is down.
+    FileVanishes { server: u64 },
     /// `b` sees `a` and `c`, which do not see each other.
     Bridge { a: u64, c: u64, ms: u64 },
+    /// What `from` sends to `to` is held, and then comes all at once.
+    Clog { from: u64, to: u64, ms: u64 },
+    /// A server dies again and again, soon after each start.
+    CrashLoop { server: u64, times: u64, period_ms: u64 },
     /// A server's clock runs fast or slow from here on.
     Drift { server: u64, ppm: i32 },
     /// A server dies, and comes back.
@@ -76,12 +126,18 @@ pub enum Fault {
     Demote { server: u64 },
     /// A server's disk is full for a while.
     DiskFull { server: u64, ms: u64 },
+    /// A server's disk answers nothing for a while.
+    DiskStuck { server: u64, ms: u64 },
     /// A link comes and goes.
     Flap { a: u64, b: u64, period_ms: u64, ms: u64 },
     /// A server is cut off from all others.
     Isolate { target: Target, ms: u64 },
+    /// What a server says in this way reaches nobody.
+    Mute { server: u64, speech: Speech, ms: u64 },
     /// What `from` sends to `to` does not arrive.
     OneWay { from: u64, to: u64, ms: u64 },
+    /// A server goes to another address, and its membership follows.
+    Move { server: u64 },
     /// A server stands still.
     Pause { target: Target, ms: u64 },
     /// A learner becomes a voter.
@@ -90,6 +146,10 @@ pub enum Fault {
     ReadFails { server: u64, down_ms: u64 },
     /// A member is taken out.
     Remove { server: u64 },
+    /// A member is taken out and another server put in, in one step.
+    Replace { old: u64, by: u64 },
+    /// Every server sees only its two neighbours.
+    Ring { ms: u64 },
     /// The servers are restarted one after the other.
     RollingRestart { pause_ms: u64 },
     /// A server's disk is slow.
@@ -145,7 +205,11 @@ fn draw(kind: Kind, options: &Options, dice: &mut Rng) -> Fault {
                 _ => Fault::CrashAfter { server, moment, down_ms },
             }
         }
-        Kind::BitFlip => Fault::BitFlip { server },
+        Kind::BitFlip => match dice.u8(..4) {
+            0 => Fault::Misdirected { server },
+            1 => Fault::FileVanishes { server },
+            _ => Fault::BitFlip { server },
+        },
         Kind::Clock if dice.bool() => {
             Fault::WallClock { server, ahead_ms: dice.i64(-3_600_000..3_600_000) }
         }
@@ -156,7 +220,8 @@ fn draw(kind: Kind, options: &Options, dice: &mut Rng) -> Fault {
         Kind::Crash => match dice.u8(..8) {
             0 => Fault::CrashAll { down_ms },
             1 => Fault::RollingRestart { pause_ms: dice.u64(10..3_000) },
-            2..=4 => Fault::Crash { target: Target::Leader, down_ms },
+            2 => Fault::CrashLoop { server, times: dice.u64(2..6), period_ms: dice.u64(5..800) },
+            3..=4 => Fault::Crash { target: Target::Leader, down_ms },
             _ => Fault::Crash { target: Target::Server(server), down_ms },
         },
         Kind::DiskFailure => match dice.u8(..3) {
@@ -164,31 +229,41 @@ fn draw(kind: Kind, options: &Options, dice: &mut Rng) -> Fault {
             1 => Fault::ReadFails { server, down_ms },
             _ => Fault::SyncFails { server, down_ms },
         },
-        Kind::Membership => match dice.u8(..8) {
-            0..=2 => Fault::Add { server },
-            3 => Fault::Demote { server },
-            4 => Fault::Promote { server },
-            _ => Fault::Remove { server },
-        },
+        Kind::Membership => membership(options, dice, server),
         Kind::Message | Kind::Partition => partition(options, dice, server, ms),
         Kind::Pause => {
             let target = if dice.bool() { Target::Leader } else { Target::Server(server) };
             Fault::Pause { target, ms: 10 + dice.u64(..20_000) }
         }
+        Kind::SlowDisk if dice.u8(..4) == 0 => Fault::DiskStuck { server, ms },
         Kind::SlowDisk => Fault::SlowDisk { server, times: 1 << dice.u32(2..10), ms },
         Kind::Transfer => Fault::Transfer { via: any_server(options, dice), to: server },
         Kind::Wipe => Fault::Wipe { server },
     }
 }
 
+fn membership(options: &Options, dice: &mut Rng, server: u64) -> Fault {
+    match dice.u8(..10) {
+        0..=2 => Fault::Add { server },
+        3 => Fault::Demote { server },
+        4 => Fault::Promote { server },
+        5 => Fault::Move { server },
+        6..=7 => Fault::Replace { old: any_server(options, dice), by: server },
+        _ => Fault::Remove { server },
+    }
+}
+
 fn partition(options: &Options, dice: &mut Rng, server: u64, ms: u64) -> Fault {
     let other = any_server(options, dice);
-    match dice.u8(..6) {
+    match dice.u8(..9) {
         0 => Fault::Isolate { target: Target::Leader, ms },
         1 => Fault::Isolate { target: Target::Server(server), ms },
         2 => Fault::OneWay { from: server, to: other, ms },
         3 => Fault::Bridge { a: server, c: other, ms },
         4 => Fault::Flap { a: server, b: other, period_ms: 1 + dice.u64(..200), ms },
+        5 => Fault::Ring { ms },
+        6 => Fault::Clog { from: server, to: other, ms },
+        7 => Fault::Mute { server, speech: Speech::ALL[dice.usize(..6)], ms },
         _ => Fault::Split { side: options.servers().filter(|_| dice.bool()).collect(), ms },
     }
 }
@@ -213,6 +288,8 @@ impl Fault {
             Self::CrashAtFileOperation { .. }
                 | Self::DiskFull { .. }
                 | Self::BitFlip { .. }
+                | Self::FileVanishes { .. }
+                | Self::Misdirected { .. }
                 | Self::ReadFails { .. }
         )
     }

@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kontiki::runtime::Runtime as _;
+use kontiki::{NodeId, RaftRole};
 use serde::Serialize;
 
 use crate::client::{CLIENTS, Client};
 use crate::cluster::{Cluster, State};
 use crate::judge::{Counts, Invariant, Violation};
 use crate::kit::Workload;
-use crate::options::{DiskKind, Options};
-use crate::plan::{Fault, Plan};
+use crate::options::{DiskKind, Options, Stream, stream};
+use crate::plan::{Fault, Plan, Speech};
 
 mod end;
 mod faults;
@@ -62,12 +63,15 @@ pub(crate) fn run_workload(
 }
 
 fn run_cluster(cluster: &Arc<Cluster>, plan: &Plan) -> Report {
-    let mut run = Run::new(Arc::clone(cluster), plan);
-    let played = catch_unwind(AssertUnwindSafe(|| run.play()));
+    let mut run = Run::new(Arc::clone(cluster));
+    let played = catch_unwind(AssertUnwindSafe(|| run.play(plan)));
     if let Err(panic) = played {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
         cluster.judge.violated(Invariant::NoPanic, text.to_owned());
+    }
+    if cluster.options.canary && stream(cluster.options.seed, Stream::Canary).u8(..100) == 0 {
+        cluster.judge.violated(Invariant::Canary, "as was asked for".to_owned());
     }
     let report = Report {
         seed: cluster.options.seed,
@@ -91,38 +95,45 @@ struct Run {
     outages: BTreeMap<u64, u64>,
     /// Servers that lost everything and are not back yet.
     lost: BTreeSet<u64>,
+    /// A server that has gone to another address.
+    moving: Option<(NodeId, String)>,
     stop: Arc<AtomicBool>,
 }
 
 enum Action {
+    Crash { server: u64, back_ms: u64 },
+    DiskGoesOn(u64),
     DiskHasRoom(u64),
     DiskIsFast(u64),
     Fault(Fault),
     Flap { a: u64, b: u64, period_ms: u64, until_ms: u64, cut: bool },
     Mend(Vec<(u64, u64)>),
     Resume(u64),
+    Speak(u64, Speech),
     Start(u64),
 }
 
 impl Run {
-    fn new(cluster: Arc<Cluster>, plan: &Plan) -> Self {
-        let mut run = Self {
+    fn new(cluster: Arc<Cluster>) -> Self {
+        Self {
             cluster,
             agenda: BTreeMap::new(),
             count: 0,
             outages: BTreeMap::new(),
             lost: BTreeSet::new(),
+            moving: None,
             stop: Arc::default(),
-        };
-        for timed in &plan.faults {
-            run.later(timed.at_ms, Action::Fault(timed.fault.clone()));
         }
-        run
     }
 
     /// All of it; ends early at a violation.
-    fn play(&mut self) {
+    fn play(&mut self, plan: &Plan) {
         let options = self.cluster.options.clone();
+        match options.voters {
+            1 => self.cluster.judge.sometimes("a server was a cluster by itself"),
+            even if even % 2 == 0 => self.cluster.judge.sometimes("an even number of voters"),
+            _ => {}
+        }
         (1..=options.voters).for_each(|n| self.cluster.start(n));
         let within = 50 * options.election_timeout();
         if !self.until(within, |run| run.cluster.leader().is_some()) {
@@ -138,8 +149,9 @@ impl Run {
             self.cluster.sim.process(crate::operator::OPERATOR).spawn(Box::pin(operator));
         }
         let began = self.now_ms();
-        let agenda = std::mem::take(&mut self.agenda);
-        self.agenda = agenda.into_iter().map(|((ms, n), what)| ((began + ms, n), what)).collect();
+        for timed in &plan.faults {
+            self.later(began + timed.at_ms, Action::Fault(timed.fault.clone()));
+        }
         let end = began + options.faults_ms;
         while self.now_ms() < end && !self.is_over() {
             self.step(end);
@@ -193,8 +205,7 @@ impl Run {
         let old = self.cluster.id(n);
         self.cluster.wipe(n);
         self.lost.insert(n);
-        let task = Arc::clone(&self.cluster).readmit(n, old);
-        self.cluster.sim.process(0).spawn(Box::pin(task));
+        self.cluster.operate(Arc::clone(&self.cluster).readmit(n, old));
     }
 
     fn later(&mut self, at_ms: u64, action: Action) {
@@ -250,10 +261,16 @@ impl Cluster {
     }
 
     fn look(&self) {
+        let mut leaders = 0;
         for n in self.numbers(|state| state == State::Up) {
             if let Some(raft) = self.raft(n) {
-                self.judge.status(&raft.status(), true);
+                let status = raft.status();
+                leaders += usize::from(status.role == RaftRole::Leader);
+                self.judge.status(&status, true);
             }
+        }
+        if leaders > 1 {
+            self.judge.sometimes("two servers led at once, in different terms");
         }
     }
 
@@ -264,7 +281,8 @@ impl Cluster {
             let status = self.raft(n).map(|raft| raft.status());
             let line = status.map(|s| {
                 format!(
-                    "{:?} term {} leader {:?} last {} commit {} applied {} snapshot {} stopped {:?}",
+                    "{:?} term {} leader {:?} last {} commit {} applied {} snapshot {} \
+                     stopped {:?}",
                     s.role, s.term, s.leader, s.last, s.commit, s.applied, s.snapshot, s.stopped
                 )
             });

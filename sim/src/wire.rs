@@ -9,12 +9,12 @@ use async_trait::async_trait;
 use fastrand::Rng;
 use kontiki::runtime::sim::SimProcess;
 use kontiki::runtime::{ByteReader, Runtime as _};
-use kontiki::transport::{Inbox, Message, Peer, Transport, TransportError};
+use kontiki::transport::{Inbox, Message, Peer, RaftKind, Transport, TransportError};
 use kontiki::{GroupId, NodeId};
 
 use crate::judge::Judge;
 use crate::options::{Options, Stream, stream};
-use crate::plan::Moment;
+use crate::plan::{Moment, Speech};
 use kontiki::runtime::sim::Sim;
 
 /// The way between servers, as far as it is not the real transport's.
@@ -28,6 +28,9 @@ struct State {
     echo_ppm: u32,
     cuts: BTreeSet<(u64, u64)>,
     aims: BTreeMap<u64, Moment>,
+    /// Ways on which everything waits until then.
+    clogs: BTreeMap<(u64, u64), Duration>,
+    mutes: BTreeSet<(u64, Speech)>,
     /// Messages of the past, which may come again.
     past: VecDeque<(u64, Peer, Message)>,
 }
@@ -40,6 +43,8 @@ impl Links {
             echo_ppm: options.echo_ppm,
             cuts: BTreeSet::new(),
             aims: BTreeMap::new(),
+            clogs: BTreeMap::new(),
+            mutes: BTreeSet::new(),
             past: VecDeque::new(),
         };
         Self { state: Mutex::new(state) }
@@ -57,7 +62,33 @@ impl Links {
         let mut state = self.lock();
         state.cuts.clear();
         state.aims.clear();
+        state.clogs.clear();
+        state.mutes.clear();
         (state.misdelivery_ppm, state.echo_ppm) = (0, 0);
+    }
+
+    /// What is sent on this way waits until that moment of virtual time.
+    pub(crate) fn clog(&self, from: u64, to: u64, until: Duration) {
+        self.lock().clogs.insert((from, to), until);
+    }
+
+    /// Nothing of this kind that the server says arrives, until it may speak again.
+    pub(crate) fn mute(&self, server: u64, speech: Speech) {
+        self.lock().mutes.insert((server, speech));
+    }
+
+    pub(crate) fn speak(&self, server: u64, speech: Speech) {
+        self.lock().mutes.remove(&(server, speech));
+    }
+
+    fn is_mute(&self, server: u64, kind: RaftKind) -> bool {
+        let speech = Speech::of(kind);
+        speech.is_some_and(|speech| self.lock().mutes.contains(&(server, speech)))
+    }
+
+    /// How long what is sent now has to wait.
+    fn waits(&self, from: u64, to: u64, now: Duration) -> Option<Duration> {
+        self.lock().clogs.get(&(from, to)).and_then(|until| until.checked_sub(now))
     }
 
     /// The server dies the next time it does this.
@@ -98,13 +129,14 @@ pub(crate) struct Wire {
     pub(crate) messages: bool,
 }
 
-/// Where a server is reached.
-pub(crate) fn address(server: u64) -> String {
-    format!("server-{server}:1")
+/// Where a server is reached that has moved so many times.
+pub(crate) fn address(server: u64, moves: u64) -> String {
+    format!("server-{server}:{}", 1_000 + moves)
 }
 
 fn server_at(address: &str) -> Option<u64> {
-    address.strip_prefix("server-")?.strip_suffix(":1")?.parse().ok()
+    let (server, _) = address.strip_prefix("server-")?.split_once(':')?;
+    server.parse().ok()
 }
 
 impl Wire {
@@ -125,11 +157,13 @@ impl Wire {
             let late = Duration::from_millis(state.dice.u64(10..8_000));
             let count = state.past.len();
             let pick = state.dice.usize(..count);
+            let peer_now = peer.clone();
             let (_, peer, message) = state.past[pick].clone();
             drop(state);
-            self.again(late, peer, message);
+            // To whoever is there by now.
+            self.later(late, Peer { id: None, ..peer }, message);
             self.judge.sometimes("a message of the past came again");
-            return Some(peer_of(to));
+            return Some(Peer { id: None, ..peer_now });
         }
         let misdelivery_ppm = state.misdelivery_ppm;
         if state.chance(misdelivery_ppm) {
@@ -141,14 +175,14 @@ impl Wire {
         Some(peer.clone())
     }
 
-    fn again(&self, late: Duration, peer: Peer, message: Message) {
+    fn later(&self, late: Duration, peer: Peer, message: Message) {
         let nobody = self.sim.process(0);
         let inner = Arc::clone(&self.inner);
         let timer = nobody.timer(nobody.now() + late);
         nobody.spawn(Box::pin(async move {
             timer.await;
-            // To whoever is there by now.
-            let _ = inner.send(&Peer { id: None, ..peer }, message);
+            // The sender may be gone.
+            let _ = inner.send(&peer, message);
         }));
     }
 
@@ -163,7 +197,7 @@ impl Wire {
 }
 
 fn peer_of(server: u64) -> Peer {
-    Peer { id: None, address: address(server) }
+    Peer { id: None, address: address(server, 0) }
 }
 
 #[async_trait]
@@ -178,6 +212,16 @@ impl Transport for Wire {
         }
         let glance = message.glance();
         let moment = glance.and_then(|glance| self.judge.sending(self.id, message.to(), &glance));
+        if glance.is_some_and(|glance| self.links.is_mute(self.process.id(), glance.kind)) {
+            self.strike(moment);
+            return Ok(());
+        }
+        let to = server_at(&peer.address).unwrap_or_default();
+        if let Some(late) = self.links.waits(self.process.id(), to, self.sim.elapsed()) {
+            self.later(late, peer.clone(), message);
+            self.strike(moment);
+            return Ok(());
+        }
         if !self.messages {
             let sent = self.inner.send(peer, message);
             self.strike(moment);
@@ -205,7 +249,9 @@ impl Transport for Wire {
             return Err(TransportError::Unreachable { reason: reason() });
         }
         self.judge.sometimes("a snapshot was sent");
+        self.sim.record_event("snapshot", &[from, to]);
         let sent = self.inner.send_stream(peer, head, body).await;
+        self.sim.record_event("snapshot done", &[from, to, u64::from(sent.is_ok())]);
         if sent.is_err() {
             self.judge.sometimes("a snapshot was not taken");
         }

@@ -2,14 +2,8 @@
 //! and one that shrinks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use kontiki::runtime::ByteReader;
-use kontiki::storage::SnapshotMeta;
-use kontiki::{BoxError, Command, Snapshot, StateMachine};
-use kontiki_sim::kit::{self, Workload};
+use kontiki_sim::kit;
 use kontiki_sim::{Case, DiskKind, Invariant, NetworkKind, run};
 
 /// A short run, so that the tests stay quick without optimization.
@@ -52,52 +46,13 @@ fn a_saved_case_is_the_same_run() {
     assert_ne!(run(&other.options, &other.plan).trace, a.trace);
 }
 
-/// Answers how many commands all replicas of all processes have seen: no function of the log.
-struct Divergent;
-
-struct Counting(Arc<AtomicU64>);
-
-impl Workload for Divergent {
-    fn machine(&self) -> Box<dyn StateMachine> {
-        static SEEN: std::sync::OnceLock<Arc<AtomicU64>> = std::sync::OnceLock::new();
-        Box::new(Counting(Arc::clone(SEEN.get_or_init(Arc::default))))
-    }
-
-    fn command(&self, dice: &mut fastrand::Rng) -> Bytes {
-        Bytes::copy_from_slice(&dice.u64(..).to_le_bytes())
-    }
-}
-
-#[async_trait]
-impl StateMachine for Counting {
-    async fn apply(&mut self, commands: Vec<Command>) -> Result<Vec<Bytes>, BoxError> {
-        let count = || self.0.fetch_add(1, Ordering::Relaxed).to_le_bytes();
-        Ok(commands.iter().map(|_| Bytes::copy_from_slice(&count())).collect())
-    }
-
-    async fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, BoxError> {
-        Ok(Box::new(Nothing))
-    }
-
-    async fn restore(&mut self, _: &SnapshotMeta, _: ByteReader) -> Result<(), BoxError> {
-        Ok(())
-    }
-}
-
-struct Nothing;
-
-#[async_trait]
-impl Snapshot for Nothing {
-    async fn write_to(
-        self: Box<Self>,
-        _: &mut (dyn futures::io::AsyncWrite + Send + Unpin),
-    ) -> Result<(), BoxError> {
-        Ok(())
-    }
-}
+/// What the kit's example shows.
+#[path = "../examples/own_state_machine.rs"]
+mod example;
 
 #[test]
 fn a_state_machine_that_is_no_function_of_its_commands_is_caught() {
-    let failure = kit::check(Arc::new(Divergent), 1..4).unwrap_err();
+    example::main();
+    let failure = kit::check(Arc::new(example::Lottery { sound: false }), 1..6).unwrap_err();
     assert_eq!(failure.violation.invariant, Invariant::StateMachineSafety, "{failure}");
 }

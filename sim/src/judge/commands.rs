@@ -41,6 +41,9 @@ impl Judge {
             return;
         }
         state.applied.insert(log_id.index, one);
+        if state.leaders.last_key_value().is_some_and(|(&term, _)| term > log_id.term) {
+            state.sometimes("a command was first applied in a later term than its own");
+        }
         state.on_quorum(id, log_id);
         let fate = state.commands.entry(command).or_default();
         let (before, settled) = (fate.applied.replace(log_id), fate.settled);
@@ -104,7 +107,8 @@ impl Judge {
         let fits = known == Some(chain) || index == 0 && chain == 0;
         state.check(Invariant::SnapshotIsPrefix, fits && index <= meta.index, || {
             format!(
-                "server {id} restored a snapshot of {meta} with chain {chain:x} at {index}, where others have {known:x?}"
+                "server {id} restored a snapshot of {meta} with chain {chain:x} at {index}, \
+                 where others have {known:x?}"
             )
         });
         // Commands between the snapshot's last and its place would be missing from it.

@@ -36,6 +36,11 @@ impl Disk {
         self.base.index + self.entries.len() as u64
     }
 
+    /// Whether something is being written.
+    pub(super) fn is_writing(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
     pub(super) fn term_at(&self, index: u64) -> Option<u64> {
         if index == self.base.index {
             return Some(self.base.term);
@@ -130,12 +135,19 @@ impl Judge {
             }
         }
         let disk = state.disks.entry(id).or_default();
+        let last = disk.last();
         disk.in_flight = Some(batch.clone());
-        if batch.reset_to.is_some() {
+        if let Some(base) = &batch.reset_to {
             state.sometimes("a snapshot took the place of a log");
+            if base.log_id.index < last {
+                state.sometimes("a snapshot took the place of a longer log");
+            }
         }
-        if batch.compact_to.is_some() {
+        if let Some(base) = &batch.compact_to {
             state.sometimes("a log was compacted");
+            if base.log_id.index == last {
+                state.sometimes("a log was compacted to its end");
+            }
         }
         let changes = batch.entries.iter().filter(|entry| entry.is_change());
         let changes: Vec<u64> = changes.map(|entry| entry.log_id().index).collect();
@@ -248,11 +260,6 @@ impl Judge {
 
     pub(crate) fn is_damaged(&self, id: NodeId) -> bool {
         self.lock().damaged.contains(&id)
-    }
-
-    /// Whether something was being written.
-    pub(crate) fn is_writing(&self, id: NodeId) -> bool {
-        self.lock().disks.get(&id).is_some_and(|disk| disk.in_flight.is_some())
     }
 }
 

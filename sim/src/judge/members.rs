@@ -4,12 +4,38 @@ use std::collections::BTreeSet;
 
 use kontiki::{Fatal, Membership, NodeId, RaftRole, Status};
 
+use super::disk::Disk;
 use super::{Invariant, Judge, State};
 
 impl Judge {
     /// A server starts anew: its indexes may be lower than before.
     pub(crate) fn started(&self, id: NodeId) {
         self.lock().indexes.remove(&id);
+    }
+
+    /// A server's process is dead; `led` if it led.
+    pub(crate) fn died(&self, id: NodeId, led: bool) {
+        let mut state = self.lock();
+        state.counts.crashes += 1;
+        if state.disks.get(&id).is_some_and(Disk::is_writing) {
+            state.sometimes("a server died while it was writing");
+            if led {
+                state.sometimes("a leader died while it was writing");
+            }
+        }
+        if let Some(what) = state.busy.remove(&id) {
+            state.sometimes(what);
+        }
+    }
+
+    /// A server begins or ends some long work of its state machine; the name is for its death
+    /// meanwhile.
+    pub(crate) fn busy(&self, id: NodeId, what: Option<&'static str>) {
+        let mut state = self.lock();
+        match what {
+            Some(what) => drop(state.busy.insert(id, what)),
+            None => drop(state.busy.remove(&id)),
+        }
     }
 
     /// A server's status as it was just now; `disk_failed` if its disk was made to fail.
@@ -84,6 +110,10 @@ impl State {
             }
             if new.len() < old.len() {
                 self.sometimes("a voter was taken out");
+            }
+            let leader = self.leaders.last_key_value().map(|(_, leader)| *leader);
+            if leader.is_some_and(|leader| old.contains(&leader) && !new.contains(&leader)) {
+                self.sometimes("a leader was taken out");
             }
         }
         self.memberships.insert(index, membership.clone());

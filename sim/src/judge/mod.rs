@@ -10,6 +10,8 @@ use kontiki::runtime::sim::Sim;
 use kontiki::{LogId, Membership, NodeId};
 use serde::Serialize;
 
+use crate::sometimes::is_known;
+
 mod commands;
 mod disk;
 mod members;
@@ -25,6 +27,8 @@ use self::quorum::FirstApply;
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[non_exhaustive]
 pub enum Invariant {
+    /// Broken on purpose by one seed in a hundred, where that is asked for.
+    Canary = 0,
     /// At most one leader a term (thesis 3.4).
     ElectionSafety = 1,
     /// A term or vote that others heard of survives a crash.
@@ -102,6 +106,10 @@ pub(crate) struct State {
     disks: BTreeMap<NodeId, Disk>,
     leaders: BTreeMap<u64, NodeId>,
     votes: BTreeMap<(NodeId, u64), NodeId>,
+    /// Who campaigned first in a term.
+    candidates: BTreeMap<u64, NodeId>,
+    /// What long work of its state machine a server is at.
+    busy: BTreeMap<NodeId, &'static str>,
     /// The last entry of each append that a leader sent, by the leader's term.
     appended: BTreeMap<(u64, u64), u64>,
     /// Indexes at which some log holds a change of the membership.
@@ -169,6 +177,8 @@ impl Judge {
             disks: BTreeMap::new(),
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
+            candidates: BTreeMap::new(),
+            busy: BTreeMap::new(),
             appended: BTreeMap::new(),
             changes: BTreeSet::new(),
             memberships: BTreeMap::new(),
@@ -230,6 +240,7 @@ impl State {
     }
 
     pub(crate) fn sometimes(&mut self, name: &'static str) {
+        debug_assert!(is_known(name), "{name} is not in the table of remarkable things");
         *self.sometimes.entry(name).or_default() += 1;
     }
 }

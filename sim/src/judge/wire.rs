@@ -16,6 +16,16 @@ impl Judge {
     ) -> Option<Moment> {
         let mut state = self.lock();
         state.counts.messages += 1;
+        let numbers = [
+            from.raft_id(),
+            to.map_or(0, |to| to.raft_id()),
+            glance.term,
+            glance.log_id.term,
+            glance.log_id.index,
+            glance.last.index,
+            u64::from(glance.reject),
+        ];
+        state.sim.record_event(name(glance.kind), &numbers);
         state.term_is_durable(from, glance);
         match glance.kind {
             RaftKind::Append | RaftKind::Heartbeat => state.leader_speaks(from, glance),
@@ -29,7 +39,11 @@ impl Judge {
                 state.sometimes("an append was refused");
                 None
             }
-            RaftKind::PreVoteResponse | RaftKind::VoteResponse => {
+            RaftKind::PreVoteResponse if glance.reject => {
+                state.sometimes("a vote was refused before it was asked for");
+                None
+            }
+            RaftKind::VoteResponse => {
                 state.sometimes("a vote was refused");
                 None
             }
@@ -62,9 +76,13 @@ impl State {
         let durable = stored_term > term || stored_term == term && stored_vote == to.raft_id();
         self.check(Invariant::VoteDurable, durable, || {
             format!(
-                "server {from} votes for {to} in term {term}, but stored term {stored_term} vote {stored_vote:016x}"
+                "server {from} votes for {to} in term {term}, but stored term {stored_term} \
+                 vote {stored_vote:016x}"
             )
         });
+        if from == to && *self.candidates.entry(term).or_insert(from) != from {
+            self.sometimes("two servers campaigned in one term");
+        }
         let voted = *self.votes.entry((from, term)).or_insert(to);
         self.check(Invariant::VoteDurable, voted == to, || {
             format!("server {from} votes for {to} in term {term}, after voting for {voted}")
@@ -84,7 +102,8 @@ impl State {
         if let (Some(held), Some(sent)) = (held, sent) {
             self.check(Invariant::DurableBeforeAck, held == sent, || {
                 format!(
-                    "server {from} acknowledges {index} to the leader of term {}, which sent it in term {sent}; its disk has one of term {held}",
+                    "server {from} acknowledges {index} to the leader of term {}, which sent it \
+                     in term {sent}; its disk has one of term {held}",
                     glance.term
                 )
             });
@@ -104,6 +123,9 @@ impl State {
         }
         self.leaders.insert(glance.term, from);
         self.counts.elections += 1;
+        if self.memberships.last_key_value().is_some_and(|(_, newest)| newest.is_joint()) {
+            self.sometimes("a leader was elected in a joint configuration");
+        }
         let committed = self.applied.last_key_value();
         let committed = committed.map(|(&index, one)| LogId { term: one.term, index });
         if let Some(at) = committed.filter(|at| at.term < glance.term) {
@@ -116,5 +138,22 @@ impl State {
             });
         }
         Some(Moment::Elected)
+    }
+}
+
+/// How a message is called in the trace.
+fn name(kind: RaftKind) -> &'static str {
+    match kind {
+        RaftKind::Append => "append",
+        RaftKind::AppendResponse => "append response",
+        RaftKind::Heartbeat => "heartbeat",
+        RaftKind::HeartbeatResponse => "heartbeat response",
+        RaftKind::PreVote => "pre-vote",
+        RaftKind::PreVoteResponse => "pre-vote response",
+        RaftKind::Snapshot => "snapshot",
+        RaftKind::TimeoutNow => "timeout now",
+        RaftKind::Vote => "vote",
+        RaftKind::VoteResponse => "vote response",
+        _ => "message",
     }
 }

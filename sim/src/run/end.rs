@@ -49,6 +49,7 @@ impl Run {
             cluster.sim.set_drift(n, 0);
             cluster.set_slowness(n, 1);
             cluster.set_full(n, false);
+            cluster.set_stuck(n, false);
         }
         let agenda = std::mem::take(&mut self.agenda);
         let starts = agenda.into_values().filter(|action| matches!(action, Action::Start(_)));
@@ -118,7 +119,8 @@ impl Run {
         let leader = leader.status();
         let membership: &Membership = &leader.membership;
         let staging = membership.members().any(|member| membership.is_staging(member.id));
-        if membership.is_joint() || staging || leader.applied < leader.commit {
+        let busy = cluster.operators.load(Ordering::Relaxed) > 0;
+        if busy || membership.is_joint() || staging || leader.applied < leader.commit {
             return false;
         }
         let up = cluster.numbers(|state| state == State::Up);

@@ -1,7 +1,9 @@
 //! Doing what the plan says.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use kontiki::runtime::Runtime as _;
 use kontiki::{Change, Role};
 
 use super::{Action, Run};
@@ -13,7 +15,12 @@ impl Run {
         let now = self.now_ms();
         let cluster = Arc::clone(&self.cluster);
         match action {
-            Action::DiskHasRoom(n) => cluster.set_full(n, false),
+            Action::Crash { server, back_ms } => self.crash(server, back_ms),
+            Action::DiskGoesOn(n) => cluster.set_stuck(n, false),
+            Action::DiskHasRoom(n) => {
+                cluster.set_full(n, false);
+                cluster.judge.sometimes("a full disk had room again");
+            }
             Action::DiskIsFast(n) => cluster.set_slowness(n, 1),
             Action::Fault(fault) => self.fault(fault, now),
             Action::Flap { a, b, period_ms, until_ms, cut } => {
@@ -28,6 +35,7 @@ impl Run {
             }
             Action::Mend(cuts) => cuts.into_iter().for_each(|(from, to)| cluster.mend(from, to)),
             Action::Resume(n) => cluster.sim.resume(n),
+            Action::Speak(n, speech) => cluster.links.speak(n, speech),
             Action::Start(n) if cluster.state(n) == State::Down => cluster.start(n),
             Action::Start(_) => {}
         }
@@ -43,27 +51,32 @@ impl Run {
             | Fault::CrashAfter { .. }
             | Fault::CrashAll { .. }
             | Fault::CrashAtFileOperation { .. }
+            | Fault::CrashLoop { .. }
             | Fault::Pause { .. }
             | Fault::RollingRestart { .. } => self.process_fault(&fault, now),
             Fault::Bridge { .. }
             | Fault::Flap { .. }
             | Fault::Isolate { .. }
             | Fault::OneWay { .. }
+            | Fault::Ring { .. }
             | Fault::Split { .. } => self.network_fault(fault, now),
-            Fault::Drift { server, ppm } => self.cluster.sim.set_drift(server, ppm),
-            Fault::WallClock { server, ahead_ms } => {
-                self.cluster.sim.set_wall_clock(server, ahead_ms);
+            Fault::Clog { .. } | Fault::Mute { .. } => self.message_fault(&fault, now),
+            Fault::Drift { .. } | Fault::WallClock { .. } => self.clock_fault(&fault),
+            Fault::BitFlip { .. } | Fault::FileVanishes { .. } | Fault::Misdirected { .. } => {
+                self.damage(&fault, now);
             }
-            Fault::BitFlip { .. }
-            | Fault::DiskFull { .. }
+            Fault::DiskFull { .. }
+            | Fault::DiskStuck { .. }
             | Fault::ReadFails { .. }
             | Fault::SlowDisk { .. }
             | Fault::SyncFails { .. }
             | Fault::Wipe { .. } => self.disk_fault(&fault, now),
             Fault::Add { .. }
             | Fault::Demote { .. }
+            | Fault::Move { .. }
             | Fault::Promote { .. }
             | Fault::Remove { .. }
+            | Fault::Replace { .. }
             | Fault::Transfer { .. } => self.operation(&fault),
         }
     }
@@ -88,8 +101,19 @@ impl Run {
                 self.outages.insert(server, down_ms);
                 self.cluster.sim.kill_at_file_operation(server, count);
             }
+            Fault::CrashLoop { server, times, period_ms } => {
+                self.cluster.judge.sometimes("a server died again and again");
+                for turn in 0..times {
+                    let at_ms = now + turn * period_ms;
+                    let back_ms = at_ms + period_ms / 3;
+                    self.later(at_ms, Action::Crash { server, back_ms });
+                }
+            }
             Fault::Pause { target, ms } => {
                 let Some(n) = self.whom(target) else { return };
+                if self.cluster.leader() == Some(n) {
+                    self.cluster.judge.sometimes("a leader stood still");
+                }
                 self.cluster.judge.sometimes("a server stood still");
                 self.cluster.sim.pause(n);
                 self.later(now + ms, Action::Resume(n));
@@ -133,6 +157,14 @@ impl Run {
                 self.cluster.judge.sometimes("a link worked in one direction only");
                 (vec![(from, to)], ms)
             }
+            Fault::Ring { ms } => {
+                self.cluster.judge.sometimes("servers saw only their neighbours");
+                let far = |a: u64, b: u64| {
+                    !matches!(a.abs_diff(b), 0 | 1) && a.abs_diff(b) + 1 != all.len() as u64
+                };
+                let pairs = all.iter().flat_map(|&a| all.iter().map(move |&b| (a, b)));
+                (pairs.filter(|&(a, b)| far(a, b)).collect(), ms)
+            }
             Fault::Split { side, ms } => {
                 let others: Vec<u64> = all.into_iter().filter(|n| !side.contains(n)).collect();
                 let pairs = side.iter().flat_map(|&a| others.iter().map(move |&b| (a, b)));
@@ -155,15 +187,10 @@ impl Run {
     fn disk_fault(&mut self, fault: &Fault, now: u64) {
         let cluster = Arc::clone(&self.cluster);
         match *fault {
-            Fault::BitFlip { server } if self.may_lose(server) => {
-                cluster.kill(server);
-                let flipped = cluster.directories(server, &cluster.sim.process(server));
-                if flipped.iter().any(|files| files.flip_bit("")) {
-                    cluster.note_disk_failure(server);
-                    cluster.judge.damaged(cluster.id(server));
-                    self.lost.insert(server);
-                }
-                self.later(now + 100, Action::Start(server));
+            Fault::DiskStuck { server, ms } => {
+                cluster.judge.sometimes("a disk was stuck");
+                cluster.set_stuck(server, true);
+                self.later(now + ms, Action::DiskGoesOn(server));
             }
             Fault::DiskFull { server, ms } => {
                 cluster.note_disk_failure(server);
@@ -193,6 +220,77 @@ impl Run {
         }
     }
 
+    /// What had been synced on a server's disk is not there any more.
+    fn damage(&mut self, fault: &Fault, now: u64) {
+        let (Fault::BitFlip { server }
+        | Fault::FileVanishes { server }
+        | Fault::Misdirected { server }) = *fault
+        else {
+            return;
+        };
+        if !self.may_lose(server) {
+            return;
+        }
+        let cluster = Arc::clone(&self.cluster);
+        cluster.kill(server);
+        let process = cluster.sim.process(server);
+        let mut directories = cluster.directories(server, &process);
+        if process.random() % 4 == 0 {
+            // The snapshots first, which are fewer.
+            directories.reverse();
+        }
+        let mut each = directories.iter();
+        let (damaged, what) = match fault {
+            Fault::FileVanishes { .. } => (each.any(|files| files.lose_file()), "a file vanished"),
+            Fault::Misdirected { .. } => {
+                (each.any(|files| files.misdirect()), "a sector lay in the place of another")
+            }
+            _ => (each.any(|files| files.flip_bit("")), "a bit flipped on a disk"),
+        };
+        if damaged {
+            cluster.judge.sometimes(what);
+            cluster.note_disk_failure(server);
+            cluster.judge.damaged(cluster.id(server));
+            self.lost.insert(server);
+        }
+        self.later(now + 100, Action::Start(server));
+    }
+
+    fn message_fault(&mut self, fault: &Fault, now: u64) {
+        let judge = &self.cluster.judge;
+        judge.count(|counts| counts.partitions += 1);
+        match *fault {
+            Fault::Clog { from, to, ms } => {
+                judge.sometimes("messages were held and came at once");
+                let until = self.cluster.sim.elapsed() + Duration::from_millis(ms);
+                self.cluster.links.clog(from, to, until);
+            }
+            Fault::Mute { server, speech, ms } => {
+                judge.sometimes("messages of one kind were lost");
+                self.cluster.links.mute(server, speech);
+                self.later(now + ms, Action::Speak(server, speech));
+            }
+            _ => {}
+        }
+    }
+
+    fn clock_fault(&self, fault: &Fault) {
+        let cluster = &self.cluster;
+        match *fault {
+            Fault::Drift { server, ppm } => {
+                cluster.judge.sometimes("a clock ran fast or slow");
+                cluster.sim.set_drift(server, ppm);
+            }
+            Fault::WallClock { server, ahead_ms } => {
+                if ahead_ms < 0 {
+                    cluster.judge.sometimes("a wall clock went back");
+                }
+                cluster.sim.set_wall_clock(server, ahead_ms);
+            }
+            _ => {}
+        }
+    }
+
     /// Whether the cluster is sure to survive that this server loses everything: the fault model
     /// has it that a quorum never does.
     fn may_lose(&mut self, n: u64) -> bool {
@@ -206,15 +304,21 @@ impl Run {
             let back = membership.member(cluster.id(n));
             back.is_none_or(|member| member.role != Role::Voter) || cluster.state(n) != State::Up
         });
-        let known = matches!(cluster.state(n), State::Up | State::Down);
+        let known = matches!(cluster.state(n), State::Up | State::Down) && !self.is_moving();
         known && self.lost.is_empty() && !membership.is_joint() && membership.voters().count() >= 3
     }
 
     fn operation(&mut self, fault: &Fault) {
         let cluster = Arc::clone(&self.cluster);
         let membership = cluster.judge.membership();
+        if self.is_moving() && !matches!(fault, Fault::Add { .. } | Fault::Transfer { .. }) {
+            // Nobody reaches that server before the others have its address: it counts as lost.
+            return;
+        }
         let change = match *fault {
             Fault::Add { server } => return self.add(server),
+            Fault::Move { server } => return self.relocate(server),
+            Fault::Replace { old, by } => return self.put_in_place(old, by),
             Fault::Demote { server } => Change::Demote(cluster.id(server)),
             Fault::Promote { server } => Change::Promote(cluster.id(server)),
             Fault::Remove { server } if membership.voters().count() > 1 => {
@@ -225,31 +329,75 @@ impl Run {
             }
             Fault::Transfer { via, to } => {
                 let to = cluster.id(to);
-                let process = cluster.sim.process(0);
-                return spawn(&process, async move { cluster.transfer(via, to).await });
+                let operators = Arc::clone(&cluster);
+                return operators.operate(async move { cluster.transfer(via, to).await });
             }
             _ => return,
         };
-        let process = cluster.sim.process(0);
-        spawn(&process, async move {
+        Arc::clone(&cluster).operate(async move {
             // Whatever came of it, the judge knows.
             let _ = cluster.change(change).await;
         });
     }
 
-    fn add(&mut self, n: u64) {
+    fn add(&self, n: u64) {
         let cluster = Arc::clone(&self.cluster);
-        if cluster.judge.membership().member(cluster.id(n)).is_some() {
+        if self.begin_blank(n) {
+            Arc::clone(&cluster).operate(async move { cluster.admit(n).await });
+        }
+    }
+
+    fn put_in_place(&self, old: u64, by: u64) {
+        let cluster = Arc::clone(&self.cluster);
+        let member = cluster.judge.membership().member(cluster.id(by)).is_some();
+        if old == by || !member && !self.begin_blank(by) {
             return;
+        }
+        let old = cluster.id(old);
+        Arc::clone(&cluster).operate(async move { cluster.put_in_place(by, old).await });
+    }
+
+    /// A server goes to another address, if the others can do without it meanwhile.
+    fn relocate(&mut self, n: u64) {
+        let cluster = Arc::clone(&self.cluster);
+        let membership = cluster.judge.membership();
+        let settled = self.lost.is_empty() && !membership.is_joint();
+        let up = cluster.state(n) == State::Up && membership.member(cluster.id(n)).is_some();
+        if !settled || !up || membership.voters().count() < 4 {
+            return;
+        }
+        cluster.kill(n);
+        cluster.relocate(n);
+        cluster.start(n);
+        self.moving = Some((cluster.id(n), cluster.address(n)));
+        Arc::clone(&cluster).operate(async move { cluster.readdress(n).await });
+    }
+
+    /// Whether a server has gone to an address which the others do not know yet.
+    fn is_moving(&mut self) -> bool {
+        let Some((id, address)) = &self.moving else { return false };
+        let membership = self.cluster.judge.membership();
+        let known = membership.member(*id).is_none_or(|member| member.address == *address);
+        if known {
+            self.moving = None;
+        }
+        !known
+    }
+
+    /// Starts a server that is no member on an empty disk; `false` if it is one.
+    fn begin_blank(&self, n: u64) -> bool {
+        let cluster = &self.cluster;
+        if cluster.judge.membership().member(cluster.id(n)).is_some() {
+            return false;
         }
         if cluster.state(n) != State::Absent {
             // It was removed once: it comes as another.
+            cluster.judge.sometimes("a server that was taken out came as another");
             cluster.kill(n);
             cluster.wipe(n);
         }
         cluster.start(n);
-        let process = cluster.sim.process(0);
-        spawn(&process, async move { cluster.admit(n).await });
+        true
     }
 }
 
@@ -273,6 +421,5 @@ pub(super) fn spawn(
     process: &kontiki::runtime::sim::SimProcess,
     task: impl Future<Output = ()> + Send + 'static,
 ) {
-    use kontiki::runtime::Runtime as _;
     process.spawn(Box::pin(task));
 }

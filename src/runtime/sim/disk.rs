@@ -16,10 +16,10 @@ use crate::runtime::{FileId, FileOp, Files, OpenMode, Runtime as _};
 
 #[derive(Default)]
 pub(super) struct Disk {
-    nodes: BTreeMap<u64, Node>,
-    names: BTreeMap<String, u64>,
+    pub(super) nodes: BTreeMap<u64, Node>,
+    pub(super) names: BTreeMap<String, u64>,
     /// The names as of the last sync of the directory, and what was done since.
-    durable_names: BTreeMap<String, u64>,
+    pub(super) durable_names: BTreeMap<String, u64>,
     name_changes: Vec<NameChange>,
     open: BTreeMap<u64, (u64, bool)>,
     count: u64,
@@ -30,13 +30,14 @@ pub(super) struct Disk {
     fail_next_read: bool,
     /// How many times slower than usual it is.
     slowness: u32,
+    stuck: bool,
     bytes_max: Option<u64>,
 }
 
 #[derive(Default)]
-struct Node {
-    data: Vec<u8>,
-    durable: Vec<u8>,
+pub(super) struct Node {
+    pub(super) data: Vec<u8>,
+    pub(super) durable: Vec<u8>,
     dirty: BTreeSet<usize>,
     /// The shortest it has been since the last sync, if its length changed: what was cut off reads
     /// as zeros when it grows again.
@@ -269,34 +270,12 @@ impl SimFiles {
         });
     }
 
-    /// Flips one bit of what is stored, somewhere in the files whose names begin with `prefix`;
-    /// `false` if there is none.
-    pub fn flip_bit(&self, prefix: &str) -> bool {
-        let mut world = self.directory.process.sim.lock();
-        let key = (self.directory.process.id, self.directory.name.clone());
-        let super::World { disks, dice, .. } = &mut *world;
-        let Some(disk) = disks.get_mut(&key) else { return false };
-        let named = disk.names.iter().filter(|(name, _)| name.starts_with(prefix));
-        let nodes: Vec<u64> = named.map(|(_, node)| *node).collect();
-        let lens = nodes.iter().map(|node| disk.nodes.get(node).map_or(0, |n| n.durable.len()));
-        let total: usize = lens.sum();
-        if total == 0 {
-            return false;
-        }
-        let mut at = dice.usize(..total);
-        for node in nodes {
-            let Some(node) = disk.nodes.get_mut(&node) else { continue };
-            if at < node.durable.len() {
-                let bit = 1 << dice.u8(..8);
-                node.durable[at] ^= bit;
-                if let Some(byte) = node.data.get_mut(at) {
-                    *byte ^= bit;
-                }
-                return true;
-            }
-            at -= node.durable.len();
-        }
-        false
+    /// Lets no operation come to an end as long as it is set.
+    pub fn set_stuck(&self, stuck: bool) {
+        let _ = self.with(|disk| {
+            disk.stuck = stuck;
+            Ok(())
+        });
     }
 
     /// Makes the disk full at this many bytes; `None` for never.
@@ -309,6 +288,14 @@ impl SimFiles {
 
     fn with<T>(&self, act: impl FnOnce(&mut Disk) -> io::Result<T>) -> io::Result<T> {
         self.directory.with(act)
+    }
+
+    /// The disk of a process that is dead can be reached too, as its damage happens at rest.
+    pub(super) fn at_rest<T>(&self, act: impl FnOnce(&mut Disk, &mut fastrand::Rng) -> T) -> T {
+        let mut world = self.directory.process.sim.lock();
+        let key = (self.directory.process.id, self.directory.name.clone());
+        let super::World { disks, dice, .. } = &mut *world;
+        act(disks.entry(key).or_default(), dice)
     }
 }
 
@@ -337,6 +324,9 @@ impl Directory {
             world.dice.u64(nanos) * slowness
         };
         self.process.timer(self.process.now() + Duration::from_nanos(nanos)).await;
+        while self.with(|disk| Ok(disk.stuck)).unwrap_or(false) {
+            self.process.timer(self.process.now() + STUCK_LOOK).await;
+        }
     }
 
     fn trace(&self, kind: &str, numbers: &[u64]) {
@@ -477,6 +467,8 @@ fn op_numbers(op: &FileOp) -> [u64; 3] {
     }
 }
 
-const SECTOR: usize = 512;
+pub(super) const SECTOR: usize = 512;
+/// How often a stuck operation looks whether it may go on.
+const STUCK_LOOK: Duration = Duration::from_millis(10);
 const WRITE_NANOS: std::ops::Range<u64> = 2_000..20_000;
 const SYNC_NANOS: std::ops::Range<u64> = 100_000..2_000_000;

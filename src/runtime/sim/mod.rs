@@ -15,6 +15,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 mod clock;
+mod damage;
 mod disk;
 mod faults;
 mod net;
@@ -222,6 +223,11 @@ impl Sim {
     /// Adds a line of the harness's own to the trace.
     pub fn record(&self, line: &str) {
         self.lock().trace.text(line);
+    }
+
+    /// Adds an event of the harness's own to the trace; cheaper than a line.
+    pub fn record_event(&self, kind: &str, numbers: &[u64]) {
+        self.lock().trace.event(kind, numbers);
     }
 
     /// Polls one task, or jumps to the next timer; `false` if neither is possible before `end`.

@@ -1,0 +1,34 @@
+//! Each remarkable thing needs its cause: with that switched off it must not come about.
+
+use std::collections::BTreeMap;
+
+use kontiki_sim::{Case, Cause, Plan, SOMETIMES, run};
+
+use crate::Failed;
+use crate::seeds::World;
+
+/// Runs `count` seeds without each cause.
+pub(crate) fn see(count: u64) -> Result<(), Failed> {
+    let mut by_cause: BTreeMap<Cause, Vec<&'static str>> = BTreeMap::new();
+    for one in SOMETIMES {
+        by_cause.entry(one.cause).or_default().push(one.name);
+    }
+    for (cause, names) in by_cause {
+        let mut seen = BTreeMap::new();
+        for seed in 1..=count {
+            let world = if seed % 4 == 0 { World::BYTES } else { World::default() };
+            let Case { mut options, .. } = world.case(seed);
+            cause.switch_off(&mut options);
+            let report = run(&options, &Plan::from_options(&options));
+            if let Some(violation) = report.violation {
+                return Err(Failed::Violation(format!("{cause:?}, seed {seed}: {violation}")));
+            }
+            seen.extend(report.sometimes.into_keys().map(|name| (name, seed)));
+        }
+        if let Some((name, seed)) = names.iter().find_map(|name| seen.get_key_value(name)) {
+            return Err(Failed::Unseen(format!("without {cause:?}, seed {seed}: {name}")));
+        }
+        println!("without {cause:?}, in {count} seeds, none of {}", names.len());
+    }
+    Ok(())
+}
