@@ -195,7 +195,7 @@ impl Fault {
             Self::DiskFull | Self::SyncFails { .. } => dice.u64(300..1_000),
             // Long enough that those who are left elect another, and the one who is not falls
             // behind.
-            _ => dice.u64(1_200..3_000),
+            _ => dice.u64(1_000..2_200),
         }
     }
 }
