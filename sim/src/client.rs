@@ -9,7 +9,7 @@ use fastrand::Rng;
 use futures::future::{Either, join_all, select};
 use futures::pin_mut;
 use kontiki::runtime::Runtime as _;
-use kontiki::{Consistency, ProposeError, Raft};
+use kontiki::{Consistency, ProposeError, Raft, ReadError};
 
 use crate::cluster::Cluster;
 use crate::history::{Answer, Call, Done, OperationId, Request};
@@ -98,9 +98,10 @@ impl Client {
             Some(Ok(applied)) => (Settled::Done(applied.log_id), Some(applied.answer)),
             Some(Err(ProposeError::Unknown)) | None => (Settled::Unknown, None),
             Some(Err(refused)) => {
-                if matches!(refused, ProposeError::Overloaded { .. }) {
-                    self.cluster.judge.sometimes("a server had too much to do");
-                }
+                self.cluster.judge.sometimes(match refused {
+                    ProposeError::Overloaded { .. } => "a server had too much to do",
+                    _ => "a command was refused",
+                });
                 (Settled::NotApplied, None)
             }
         };
@@ -124,9 +125,13 @@ impl Client {
         let committed = self.cluster.judge.committed();
         let operation = self.invoke(key, Call::Read);
         let told = self.patient(raft.read(Consistency::Linearizable)).await;
-        let Some(Ok(guarantee)) = told else {
-            self.cluster.judge.sometimes("a read was not answered");
-            return false;
+        let guarantee = match told {
+            Some(Ok(guarantee)) => guarantee,
+            Some(Err(ReadError::Overloaded { .. })) => return false,
+            _ => {
+                self.cluster.judge.sometimes("a read was not answered");
+                return false;
+            }
         };
         self.cluster.judge.read(raft.id(), committed, guarantee.index);
         if self.cluster.workload.is_none() {

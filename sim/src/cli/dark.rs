@@ -13,6 +13,7 @@ pub(crate) fn see(count: u64) -> Result<(), Failed> {
     for one in SOMETIMES {
         by_cause.entry(one.cause).or_default().push(one.name);
     }
+    let mut wrong = Vec::new();
     for (cause, names) in by_cause {
         let mut seen = BTreeMap::new();
         for seed in 1..=count {
@@ -25,10 +26,9 @@ pub(crate) fn see(count: u64) -> Result<(), Failed> {
             }
             seen.extend(report.sometimes.into_keys().map(|name| (name, seed)));
         }
-        if let Some((name, seed)) = names.iter().find_map(|name| seen.get_key_value(name)) {
-            return Err(Failed::Unseen(format!("without {cause:?}, seed {seed}: {name}")));
-        }
-        println!("without {cause:?}, in {count} seeds, none of {}", names.len());
+        let lit = names.iter().filter_map(|name| seen.get_key_value(name));
+        wrong.extend(lit.map(|(name, seed)| format!("{name}, seed {seed}, without {cause:?}")));
+        println!("without {cause:?}: {count} seeds, {} things looked for", names.len());
     }
-    Ok(())
+    if wrong.is_empty() { Ok(()) } else { Err(Failed::Unseen(wrong.join("\n"))) }
 }

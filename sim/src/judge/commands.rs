@@ -80,7 +80,6 @@ impl Judge {
                 state.check(Invariant::NotAppliedIsNot, applied.is_none(), || {
                     format!("command {command} was reported as not applied, and is at {applied:?}")
                 });
-                state.sometimes("a command was refused");
             }
             Settled::Unknown => state.sometimes("an outcome stayed unknown"),
         }
