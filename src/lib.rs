@@ -22,6 +22,7 @@
 //! - `http-server`: an HTTP/1.1 server over any runtime.
 //! - `tower`: the mount for axum and everything else that takes tower services.
 //! - `operator`: Nomad's Raft operator HTTP API.
+//! - `fuzzing`: inner parts for this repository's fuzz targets, without any promise.
 //!
 //! # Limits
 //!
@@ -38,6 +39,9 @@ struct Readme;
 mod config;
 mod driver;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "http")]
 pub mod http;
 mod id;
