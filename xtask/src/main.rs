@@ -1,6 +1,7 @@
 //! The one door: `cargo xtask check` is what CI runs, each step of it can be run alone.
 
 mod crash;
+mod fuzz;
 mod instructions;
 mod sim;
 mod steps;
@@ -14,6 +15,7 @@ fn main() -> ExitCode {
         ["check"] => steps::check(),
         ["bench", ref numbers @ ..] => steps::bench(numbers),
         ["crash", ref options @ ..] => crash::run(options),
+        ["fuzz", ref options @ ..] if !options.is_empty() => fuzz::pass_on(options),
         ["sim", ref options @ ..] if !options.is_empty() => sim::pass_on(options),
         ["instructions", "--write"] => instructions::write(),
         [step] if steps::STEPS.iter().any(|(name, _)| *name == step) => steps::one(step),
@@ -32,5 +34,6 @@ fn usage() -> String {
     let steps: Vec<&str> = steps::STEPS.iter().map(|(name, _)| *name).collect();
     let others = "check | bench [ROUNDS [SECONDS]] | crash [--cycles N] [--seed N]";
     let sim = "sim seeds|replay|show|shrink …";
-    format!("cargo xtask {others} | {sim} | instructions --write | {}", steps.join(" | "))
+    let fuzz = "fuzz run|replay|seeds …";
+    format!("cargo xtask {others} | {fuzz} | {sim} | instructions --write | {}", steps.join(" | "))
 }

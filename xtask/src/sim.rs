@@ -31,7 +31,7 @@ pub(crate) fn check() -> Result<(), String> {
 }
 
 /// A function of the commit, so that each explores new ground and is repeatable.
-fn first_seed() -> Result<u64, String> {
+pub(crate) fn first_seed() -> Result<u64, String> {
     let commit = output(Command::new("git").args(["rev-parse", "HEAD"]))?;
     let digits = commit.get(..8).ok_or("no commit")?;
     u64::from_str_radix(digits, 16).map_err(|error| error.to_string())
