@@ -109,7 +109,7 @@ fn a_lost_end_of_a_segment_is_found() {
     let segments = closed.segments();
     for &number in &segments {
         let whole = closed.contents[number].1.len();
-        for at in (0..whole).step_by(8) {
+        for at in (0..whole).step_by(7) {
             for cut in [true, false] {
                 let lose = |files: &mut Contents| match cut {
                     true => files[number].1.truncate(at),
