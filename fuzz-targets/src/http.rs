@@ -3,6 +3,7 @@
 //! Whatever comes is answered with an answer that can be read, and none of 500 or more but those
 //! the API is specified to give; the connection ends, and the next good request is served.
 
+use std::io::Read as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,7 +137,13 @@ fn check(mut answers: &[u8]) {
         // The answer to a HEAD has the length and not the body.
         let len = if after.is_empty() || after.starts_with(b"HTTP/1.") { 0 } else { len };
         assert!(len <= after.len(), "cut off: {whole}");
-        let body = String::from_utf8(after[..len].to_vec()).expect("bodies are UTF-8");
+        let mut body = after[..len].to_vec();
+        if header("content-encoding") == "gzip" && len > 0 {
+            body.clear();
+            let mut packed = flate2::read::GzDecoder::new(&after[..len]);
+            packed.read_to_end(&mut body).expect("what is packed can be unpacked");
+        }
+        let body = String::from_utf8(body).expect("bodies are UTF-8");
         let specified = SPECIFIED.iter().any(|text| body.contains(text));
         assert!(status < 500 || specified || len == 0 && status == 500, "{head}\n{body}");
         if header("content-type").starts_with("application/json") && len > 0 {

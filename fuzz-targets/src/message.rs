@@ -101,6 +101,7 @@ fn raft(input: &mut Input<'_>) -> Raft {
 fn request(input: &mut Input<'_>) -> Vec<u8> {
     let mut out = request_id(input);
     out.push(input.byte());
+    out.extend(input.number().to_le_bytes());
     out.extend((input.number() as u32).to_le_bytes());
     let verb = input.byte() % 5;
     out.push(verb);
