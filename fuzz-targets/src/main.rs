@@ -10,8 +10,9 @@ use kontiki_fuzz_targets::{Mutator, TARGETS, Target, corpus, seeds, target};
 /// What was asked for.
 struct Options {
     targets: Vec<Target>,
-    limit: Duration,
-    inputs_max: u64,
+    /// Without either limit, a minute.
+    limit: Option<Duration>,
+    inputs_max: Option<u64>,
     seed: u64,
 }
 
@@ -46,14 +47,14 @@ fn main() -> ExitCode {
 }
 
 fn parse(words: &[&str]) -> Result<Options, String> {
-    let limit = Duration::from_secs(60);
-    let mut options = Options { targets: TARGETS.to_vec(), limit, inputs_max: u64::MAX, seed: 1 };
+    let targets = TARGETS.to_vec();
+    let mut options = Options { targets, limit: None, inputs_max: None, seed: 1 };
     for pair in words.chunks(2) {
         let text = pair.get(1).copied().unwrap_or_default();
         let number = text.parse::<u64>();
         match (pair[0], number) {
-            ("--seconds", Ok(number)) => options.limit = Duration::from_secs(number),
-            ("--inputs", Ok(number)) => options.inputs_max = number,
+            ("--seconds", Ok(number)) => options.limit = Some(Duration::from_secs(number)),
+            ("--inputs", Ok(number)) => options.inputs_max = Some(number),
             ("--seed", Ok(number)) => options.seed = number,
             ("--target", _) => {
                 options.targets = vec![named(text)?];
@@ -84,7 +85,8 @@ fn replay(name: &str, path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Goes round the targets, a slice of time each, so that each gets the same.
+/// Goes round the targets, a slice of time each, so that each is tried for as long; a fast one gets
+/// more inputs.
 #[expect(clippy::disallowed_methods, reason = "a tool for people keeps to their time")]
 fn run(options: Options) -> Result<(), String> {
     println!("seed {}", options.seed);
@@ -97,8 +99,14 @@ fn run(options: Options) -> Result<(), String> {
         }
         runs.push(run);
     }
-    let mut total = 0;
-    while began.elapsed() < options.limit && total < options.inputs_max {
+    let limit = match (options.limit, options.inputs_max) {
+        (Some(limit), _) => limit,
+        (None, Some(_)) => Duration::MAX,
+        (None, None) => Duration::from_secs(60),
+    };
+    let inputs_max = options.inputs_max.unwrap_or(u64::MAX);
+    let total = |runs: &[Run]| runs.iter().map(|run| run.inputs).sum::<u64>();
+    while began.elapsed() < limit && total(&runs) < inputs_max {
         for run in &mut runs {
             let slice = Instant::now();
             while slice.elapsed() < SLICE {
@@ -106,13 +114,9 @@ fn run(options: Options) -> Result<(), String> {
                 run.one(&input)?;
             }
         }
-        total = runs.iter().map(|run| run.inputs).sum();
     }
-    for run in &runs {
-        run.report();
-    }
-    let total: u64 = runs.iter().map(|run| run.inputs).sum();
-    println!("{:>12} {total:>10} inputs in {:.1} s", "all", began.elapsed().as_secs_f64());
+    runs.iter().for_each(Run::report);
+    println!("{:>12} {:>10} inputs in {:.1} s", "all", total(&runs), began.elapsed().as_secs_f64());
     Ok(())
 }
 

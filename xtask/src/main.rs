@@ -47,6 +47,6 @@ fn usage() -> String {
     let others = "check | chaos [--seed N] … (Linux) | bench [ROUNDS [SECONDS]] \
                   | crash [--cycles N] [--seed N]";
     let sim = "sim seeds|replay|show|shrink …";
-    let fuzz = "fuzz run|replay|seeds …";
+    let fuzz = "fuzz [--seconds N] [--inputs N] [--seed N] [--target NAME] | fuzz replay|seeds …";
     format!("cargo xtask {others} | {fuzz} | {sim} | instructions --write | {}", steps.join(" | "))
 }
