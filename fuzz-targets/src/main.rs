@@ -10,7 +10,7 @@ use kontiki_fuzz_targets::{Mutator, TARGETS, Target, corpus, seeds, target};
 /// What was asked for.
 struct Options {
     targets: Vec<Target>,
-    /// Without either limit, a minute.
+    /// Without this and without a number of inputs, a minute.
     limit: Option<Duration>,
     inputs_max: Option<u64>,
     seed: u64,
@@ -85,12 +85,18 @@ fn replay(name: &str, path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Goes round the targets, a slice of time each, so that each is tried for as long; a fast one gets
-/// more inputs.
+/// Goes round the targets, a slice of time each, until the time is over or each has had its share of
+/// the inputs.
 #[expect(clippy::disallowed_methods, reason = "a tool for people keeps to their time")]
 fn run(options: Options) -> Result<(), String> {
     println!("seed {}", options.seed);
     let began = Instant::now();
+    let limit = match (options.limit, options.inputs_max) {
+        (Some(limit), _) => limit,
+        (None, Some(_)) => Duration::MAX,
+        (None, None) => Duration::from_secs(60),
+    };
+    let share = options.inputs_max.unwrap_or(u64::MAX).div_ceil(options.targets.len() as u64);
     let mut runs = Vec::new();
     for target in options.targets {
         let mut run = Run::new(target, options.seed);
@@ -99,24 +105,18 @@ fn run(options: Options) -> Result<(), String> {
         }
         runs.push(run);
     }
-    let limit = match (options.limit, options.inputs_max) {
-        (Some(limit), _) => limit,
-        (None, Some(_)) => Duration::MAX,
-        (None, None) => Duration::from_secs(60),
-    };
-    let inputs_max = options.inputs_max.unwrap_or(u64::MAX);
-    let total = |runs: &[Run]| runs.iter().map(|run| run.inputs).sum::<u64>();
-    while began.elapsed() < limit && total(&runs) < inputs_max {
+    while began.elapsed() < limit && runs.iter().any(|run| run.inputs < share) {
         for run in &mut runs {
             let slice = Instant::now();
-            while slice.elapsed() < SLICE {
+            while run.inputs < share && slice.elapsed() < SLICE {
                 let input = run.mutator.next(&run.corpus);
                 run.one(&input)?;
             }
         }
     }
     runs.iter().for_each(Run::report);
-    println!("{:>12} {:>10} inputs in {:.1} s", "all", total(&runs), began.elapsed().as_secs_f64());
+    let total: u64 = runs.iter().map(|run| run.inputs).sum();
+    println!("{:>12} {total:>10} inputs in {:.1} s", "all", began.elapsed().as_secs_f64());
     Ok(())
 }
 
