@@ -1,11 +1,12 @@
 //! Changes of the membership as the core makes them.
 
-use super::cluster::{Cluster, learner, voter};
+use super::cluster::{Cluster, Disk, learner, voter};
+use crate::config::Config;
 use crate::id::LogId;
-use crate::membership::{Change, Member, MembershipError, Role};
+use crate::membership::{Change, Member, Membership, MembershipError, Role};
 use crate::node::ChangeOutcome;
 use crate::status::RaftRole;
-use crate::storage::{Entry, EntryKind};
+use crate::storage::{Entry, EntryKind, HardState, SnapshotMeta};
 use crate::transport::{RaftKind, RaftMessage};
 
 #[test]
@@ -156,4 +157,74 @@ fn a_committed_change_that_does_not_follow_is_skipped_now_and_after_a_restart() 
     cluster.crash(follower);
     cluster.work();
     assert_eq!(cluster.node(follower).membership(), &before);
+}
+
+/// The engine appends the entry that leaves the joint configuration, but tells nobody before the
+/// next heartbeat is answered.
+#[test]
+fn a_joint_configuration_is_left_without_waiting_for_a_heartbeat() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    let old = leader % 3 + 1;
+    cluster.add_blank(4);
+    cluster.change(leader, Change::Add(learner(4)));
+    cluster.tick(10);
+    let new = Member { role: Role::Voter, ..learner(4) };
+    cluster.change(leader, Change::Replace { old: old.into(), new });
+    assert!(!cluster.node(leader).membership().is_joint());
+}
+
+#[test]
+fn a_restart_has_the_membership_of_what_is_applied_and_no_other() {
+    let membership = Membership::first([voter(1), voter(2), voter(3)]);
+    let mut disk = Disk::bootstrapped(&membership);
+    let change = membership.plan(&Change::Remove(3.into())).unwrap().unwrap();
+    let entry = |index| Entry::application(LogId { term: 2, index }, b"x");
+    let change = Entry { kind: EntryKind::Change, data: change.encode(), ..entry(3) };
+    disk.entries = vec![entry(2), change, entry(4)];
+    disk.hard_state = HardState { term: 2, vote: 0, commit: 2 };
+    for (applied, voters) in [(2, 3), (3, 2), (4, 2)] {
+        let at = LogId { term: 2, index: applied };
+        let node = disk.start_at(1, &Config::default(), at).unwrap();
+        assert_eq!(node.membership().voters().count(), voters, "applied up to {applied}");
+        assert_eq!(node.raw.raft.prs().conf().to_conf_state().voters.len(), voters);
+    }
+    // One that is committed but not applied is in force as soon as it is handed out.
+    disk.hard_state.commit = 3;
+    let node = disk.start_at(1, &Config::default(), LogId { term: 2, index: 2 }).unwrap();
+    assert_eq!(node.membership().voters().count(), 2);
+}
+
+#[test]
+fn a_change_whose_place_a_snapshot_took_is_in_doubt() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let old = cluster.elect();
+    cluster.cut.insert(old);
+    cluster.node(old).handle_change(&Change::Add(learner(4)), None).unwrap();
+    let heir = cluster.elect();
+    for _ in 0..20 {
+        cluster.propose(heir, "x");
+    }
+    let applied = cluster.node(heir).applied();
+    let system = cluster.node(heir).membership_at(applied.index).encode();
+    let meta = SnapshotMeta { log_id: applied, system, size_bytes: 0 };
+    cluster.node(heir).handle_snapshot_taken(meta, 0);
+    cluster.settle();
+    cluster.cut.clear();
+    cluster.tick(20);
+    assert!(matches!(cluster.server(old).changes[..], [ChangeOutcome::Lost]));
+}
+
+#[test]
+fn a_change_asked_for_while_another_is_not_applied_is_refused() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    let others = [leader % 3 + 1, (leader + 1) % 3 + 1];
+    cluster.cut.extend(others);
+    cluster.node(leader).handle_change(&Change::Add(learner(4)), None).unwrap();
+    // The engine would put an empty entry into its place, and say that all is well.
+    cluster.node(leader).pending_change = None;
+    let second = cluster.node(leader).handle_change(&Change::Add(learner(5)), None);
+    assert_eq!(second, Err(MembershipError::InProgress));
+    assert_eq!(cluster.node(leader).membership().members().count(), 3);
 }
