@@ -239,4 +239,4 @@ const BUNDLE_COMMANDS_MAX: usize = 4_096;
 const APPLY_BYTES_MAX: u64 = 4 << 20;
 /// How many answers are kept for callers whose place is not known yet; beyond that they end as
 /// unknown.
-const RECENT_ANSWERS_MAX: usize = 16_384;
+pub(super) const RECENT_ANSWERS_MAX: usize = 16_384;

@@ -2,6 +2,7 @@
 
 use super::stage::Stage;
 use crate::id::LogId;
+use crate::transport::{MessageBody, RaftKind, RaftMessage};
 
 /// What the state machine was about to read is gone from the log: the snapshot brings it.
 #[test]
@@ -23,4 +24,27 @@ fn a_snapshot_that_overtakes_the_state_machine_takes_over() {
     stage.append(status.term, &[b"d"]);
     stage.ticks(1);
     assert_eq!(stage.raft.status().applied, 101);
+}
+
+/// The engine must not be touched between the log it has lost and the snapshot it does not have.
+#[test]
+fn while_a_snapshot_is_installed_this_server_does_not_campaign() {
+    let stage = Stage::new(|_| {});
+    stage.follow(&[b"a"]);
+    stage.ticks(1);
+    let term = stage.raft.status().term;
+    stage.disk.shut();
+    let at = LogId { term, index: 100 };
+    stage.hear_snapshot(2, term, at);
+    stage.turn();
+    let now = RaftMessage { kind: RaftKind::TimeoutNow, term, ..RaftMessage::default() };
+    stage.hear(2, MessageBody::Raft(now));
+    // What it applies meanwhile is what it had.
+    stage.ticks(200);
+    assert_eq!(stage.raft.status().stopped, None);
+    assert_eq!(stage.raft.status().term, term);
+    stage.disk.open();
+    stage.ticks(1);
+    assert_eq!(stage.raft.status().applied, 100);
+    assert_eq!(stage.raft.status().stopped, None);
 }
