@@ -8,3 +8,4 @@ mod limits;
 mod requests;
 mod rules;
 mod stage;
+mod strangers;
