@@ -1,6 +1,7 @@
 //! A snapshot of the leader against what this server is doing.
 
-use super::stage::Stage;
+use super::stage::{Failing, Stage};
+use crate::error::Fatal;
 use crate::id::LogId;
 use crate::transport::{MessageBody, RaftKind, RaftMessage};
 
@@ -47,4 +48,14 @@ fn while_a_snapshot_is_installed_this_server_does_not_campaign() {
     stage.ticks(1);
     assert_eq!(stage.raft.status().applied, 100);
     assert_eq!(stage.raft.status().stopped, None);
+}
+
+#[test]
+fn a_log_that_is_gone_without_a_snapshot_stops_the_node() {
+    let stage = Stage::new(|parts| parts.config.log_cache_bytes_max = 0);
+    stage.fail(Failing::Compacted);
+    stage.follow(&[b"a"]);
+    stage.ticks(1);
+    let stopped = stage.raft.status().stopped;
+    assert!(matches!(stopped, Some(Fatal::Storage(_))), "{stopped:?}");
 }

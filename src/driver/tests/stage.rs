@@ -42,11 +42,12 @@ pub(super) struct Stage {
     failing: Faults,
 }
 
-/// What panics from now on, or, for `Answers`, is not given.
+/// What panics from now on, or, for `Answers` and `Compacted`, is not given.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Failing {
     Answers,
     Apply,
+    Compacted,
     Snapshot,
     Write,
     WriteSnapshot,
@@ -116,12 +117,15 @@ struct GatedLog {
     failing: Faults,
 }
 
-struct GatedReader(Arc<dyn LogReader>, Gate);
+struct GatedReader(Arc<dyn LogReader>, Gate, Faults);
 
 #[async_trait]
 impl LogReader for GatedReader {
     async fn read(&self, indexes: Range<u64>, bytes_max: u64) -> Result<Vec<Entry>, StorageError> {
         self.1.pass().await;
+        if *lock(&self.2.0) == Some(Failing::Compacted) {
+            return Err(StorageError::Compacted { first: indexes.end });
+        }
         self.0.read(indexes, bytes_max).await
     }
 }
@@ -139,7 +143,7 @@ impl LogStore for GatedLog {
     }
 
     fn reader(&self) -> Arc<dyn LogReader> {
-        Arc::new(GatedReader(self.log.reader(), self.reads.clone()))
+        Arc::new(GatedReader(self.log.reader(), self.reads.clone(), self.failing.clone()))
     }
 }
 

@@ -170,7 +170,12 @@ fn a_joint_configuration_is_left_without_waiting_for_a_heartbeat() {
     cluster.change(leader, Change::Add(learner(4)));
     cluster.tick(10);
     let new = Member { role: Role::Voter, ..learner(4) };
+    // It is applied when all acknowledgements have come, so that none of them helps.
+    cluster.server(leader).applies = false;
     cluster.change(leader, Change::Replace { old: old.into(), new });
+    assert!(cluster.node(leader).membership().is_joint());
+    cluster.server(leader).applies = true;
+    cluster.settle();
     assert!(!cluster.node(leader).membership().is_joint());
 }
 
