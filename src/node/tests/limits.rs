@@ -50,3 +50,27 @@ fn all_of_a_large_proposal_is_sent_at_once() {
     let sent: usize = sent.map(|(_, _, message)| message.entries.len()).sum();
     assert_eq!(sent, 50, "from {first} on");
 }
+
+/// A transport refuses what is too long, and then a follower that is far behind would crawl.
+#[test]
+fn no_append_holds_more_bytes_than_it_may() {
+    let mut config = Config::default();
+    config.append_bytes_max = 1_000;
+    let mut cluster = Cluster::with(&[voter(1), voter(2), voter(3)], &config);
+    let leader = cluster.elect();
+    let follower = leader % 3 + 1;
+    cluster.cut.insert(follower);
+    for _ in 0..10 {
+        let commands = vec![Bytes::from(vec![0; 100]); 10];
+        assert!(cluster.node(leader).handle_proposal(commands).is_some());
+        cluster.settle();
+    }
+    cluster.cut.clear();
+    cluster.tick(20);
+    assert_eq!(cluster.commands(follower).len(), 100);
+    let bytes = |message: &RaftMessage| -> usize {
+        message.entries.iter().map(|entry| entry.payload().len()).sum()
+    };
+    let longest = cluster.sent.iter().map(|(_, _, message)| bytes(message)).max();
+    assert!(longest <= Some(1_000), "{longest:?}");
+}
