@@ -22,7 +22,7 @@ pub(super) enum Verdict {
 }
 
 impl Node {
-    /// Judges a message of `from`, and mends the one kind that the engine handles wrongly.
+    /// Judges a message of `from`, and mends the two kinds that the engine handles wrongly.
     pub(super) fn inspect(&self, from: u64, message: &mut RaftMessage) -> Verdict {
         if !(1..=TERM_MAX).contains(&message.term) || from == 0 || from == self.raw.raft.id {
             return Verdict::Malformed;
@@ -46,6 +46,7 @@ impl Node {
             RaftKind::PreVoteResponse | RaftKind::VoteResponse if !self.is_log_durable() => {
                 Verdict::Useless
             }
+            RaftKind::PreVoteResponse | RaftKind::VoteResponse => self.inspect_refusal(message),
             RaftKind::TimeoutNow if self.must_not_campaign() => Verdict::Useless,
             _ => Verdict::Fine,
         }
@@ -60,6 +61,18 @@ impl Node {
             "the leader of term {} knows that this node had entry {}, but its log ends at {last}",
             message.term, message.commit
         ))
+    }
+
+    /// The engine ignores what is of an older term. But a refusal tells how far the log is
+    /// committed, which is true in every term; and where it tells a candidate of a membership
+    /// change, there may be nobody else to learn it from: who refuses has left the voters, and is
+    /// needed until the candidate knows.
+    fn inspect_refusal(&self, message: &mut RaftMessage) -> Verdict {
+        let raft = &self.raw.raft;
+        if message.reject && message.term < raft.term && message.commit > raft.raft_log.committed {
+            message.term = raft.term;
+        }
+        Verdict::Fine
     }
 
     fn inspect_append_response(&self, from: u64, message: &mut RaftMessage) -> Verdict {

@@ -4,7 +4,7 @@ use super::cluster::{Cluster, Disk, learner, voter};
 use crate::config::Config;
 use crate::id::LogId;
 use crate::membership::{Change, Member, Membership, MembershipError, Role};
-use crate::node::ChangeOutcome;
+use crate::node::{ChangeOutcome, Outgoing};
 use crate::status::RaftRole;
 use crate::storage::{Entry, EntryKind, HardState, SnapshotMeta};
 use crate::transport::{RaftKind, RaftMessage};
@@ -232,4 +232,37 @@ fn a_change_asked_for_while_another_is_not_applied_is_refused() {
     let second = cluster.node(leader).handle_change(&Change::Add(learner(5)), None);
     assert_eq!(second, Err(MembershipError::InProgress));
     assert_eq!(cluster.node(leader).membership().members().count(), 3);
+}
+
+/// The other of two voters needs the vote of the leader that demoted itself, whose log is longer,
+/// until it knows that it is the only one; and a refusal of an older term is all that can tell it.
+#[test]
+fn the_last_voter_learns_that_it_is_from_who_refuses_it() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2)]);
+    let leader = cluster.elect();
+    let other = leader % 2 + 1;
+    cluster.tick(4);
+    cluster.node(leader).handle_change(&Change::Demote(leader.into()), None).unwrap();
+    cluster.work();
+    let (_, append) = cluster.wire.pop_front().unwrap();
+    cluster.node(other).handle_message(leader, append.message);
+    assert!(cluster.node(leader).handle_proposal(vec!["x".into()]).is_some());
+    cluster.work();
+    // The acknowledgement arrives, and nothing of what the leader says then.
+    let is_ack = |outgoing: &Outgoing| outgoing.message.kind == RaftKind::AppendResponse;
+    let (_, ack) = cluster.wire.drain(..).find(|(_, outgoing)| is_ack(outgoing)).unwrap();
+    cluster.node(leader).handle_message(other, ack.message);
+    cluster.work();
+    assert!(!cluster.node(leader).is_leader());
+    // But that it should take over, which it tries in vain.
+    let take_over =
+        cluster.wire.drain(..).find(|(_, outgoing)| outgoing.message.kind == RaftKind::TimeoutNow);
+    cluster.node(other).handle_message(leader, take_over.unwrap().1.message);
+    cluster.work();
+    cluster.wire.clear();
+    assert!(cluster.node(other).term() > cluster.node(leader).term());
+    assert!(cluster.node(other).last() < cluster.node(leader).last());
+    assert_eq!(cluster.elect(), other);
+    cluster.propose(other, "y");
+    assert_eq!(cluster.commands(leader), [b"y"]);
 }
