@@ -85,8 +85,8 @@ fn replay(name: &str, path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Goes round the targets, a slice of time each, until the time is over or each has had its share of
-/// the inputs.
+/// Goes round the targets, a slice of time each, until the time is over or each has had its share
+/// of the inputs.
 #[expect(clippy::disallowed_methods, reason = "a tool for people keeps to their time")]
 fn run(options: Options) -> Result<(), String> {
     println!("seed {}", options.seed);
