@@ -25,7 +25,7 @@ pub struct Config {
     /// this. Default 1 s; more than the heartbeat interval, and much more than a round trip and a
     /// sync.
     pub election_timeout: Duration,
-    /// How long a verb waits before it ends as refused or unknown. Default 10 s.
+    /// How long a verb waits before it ends as refused or unknown. Default 10 s; at most a day.
     pub verb_timeout: Duration,
     /// The longest command in bytes. Default 1 MiB.
     pub command_bytes_max: usize,
@@ -122,6 +122,9 @@ impl Config {
                 "must be at most an hour",
                 self.election_timeout.as_secs() <= 3600,
             ),
+            ("verb_timeout", "must be one tick to a day", {
+                (self.tick..=Duration::from_secs(24 * 3600)).contains(&self.verb_timeout)
+            }),
             ("append_bytes_max", "must not be zero", self.append_bytes_max > 0),
             ("appends_in_flight_max", "must not be zero", self.appends_in_flight_max > 0),
             ("inbound_messages_max", "must not be zero", self.inbound_messages_max > 0),
@@ -146,5 +149,36 @@ impl Config {
             heartbeat: in_ticks(self.heartbeat_interval),
             election: in_ticks(self.election_timeout),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_names_the_field_that_breaks_it() {
+        type Break = fn(&mut Config);
+        let breaks: [(&str, Break); 13] = [
+            ("tick", |c| c.tick = Duration::from_micros(999)),
+            ("heartbeat_interval", |c| c.heartbeat_interval = Duration::from_millis(49)),
+            ("election_timeout", |c| c.election_timeout = Duration::from_millis(199)),
+            ("election_timeout", |c| c.election_timeout = Duration::from_secs(3601)),
+            ("verb_timeout", |c| c.verb_timeout = Duration::from_millis(49)),
+            ("verb_timeout", |c| c.verb_timeout = Duration::MAX),
+            ("append_bytes_max", |c| c.append_bytes_max = 0),
+            ("appends_in_flight_max", |c| c.appends_in_flight_max = 0),
+            ("inbound_messages_max", |c| c.inbound_messages_max = 0),
+            ("waiting_requests_max", |c| c.waiting_requests_max = 0),
+            ("command_bytes_max", |c| c.command_bytes_max = 0),
+            ("command_bytes_max", |c| c.command_bytes_max = (1 << 30) + 1),
+            ("waiting_bytes_max", |c| c.waiting_bytes_max = c.command_bytes_max - 1),
+        ];
+        assert!(Config::default().ticks().is_ok());
+        for (field, break_it) in breaks {
+            let mut config = Config::default();
+            break_it(&mut config);
+            assert_eq!(config.ticks().unwrap_err().field, field);
+        }
     }
 }

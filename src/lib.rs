@@ -23,6 +23,7 @@
 //! - `tower`: the mount for axum and everything else that takes tower services.
 //! - `mutants`: defects to be planted on purpose; for the simulator, never for a release.
 //! - `operator`: Nomad's Raft operator HTTP API.
+//! - `fuzzing`: inner parts for this repository's fuzz targets, without any promise.
 //!
 //! # Limits
 //!
@@ -39,6 +40,9 @@ struct Readme;
 mod config;
 mod driver;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "http")]
 pub mod http;
 mod id;

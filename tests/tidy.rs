@@ -36,10 +36,23 @@ fn sources(under: &[&str], ending: &str) -> Vec<(PathBuf, String)> {
 }
 
 fn rust() -> Vec<(PathBuf, String)> {
-    sources(&["src", "transports", "benches", "examples", "sim", "tests", "xtask"], ".rs")
-        .into_iter()
-        .filter(|(path, _)| !path.to_string_lossy().contains("/target/"))
-        .collect()
+    sources(
+        &[
+            "src",
+            "fuzz",
+            "fuzz-targets",
+            "transports",
+            "benches",
+            "examples",
+            "sim",
+            "tests",
+            "xtask",
+        ],
+        ".rs",
+    )
+    .into_iter()
+    .filter(|(path, _)| !path.to_string_lossy().contains("/target/"))
+    .collect()
 }
 
 /// The code of a line: without comment and without what stands in quotes.

@@ -234,9 +234,9 @@ fn open_outcome() -> ProposeError {
 }
 
 /// How many commands one proposal or request holds at most.
-const BUNDLE_COMMANDS_MAX: usize = 4_096;
+pub(super) const BUNDLE_COMMANDS_MAX: usize = 4_096;
 /// About how many bytes of commands the state machine is given at once.
 const APPLY_BYTES_MAX: u64 = 4 << 20;
 /// How many answers are kept for callers whose place is not known yet; beyond that they end as
 /// unknown.
-const RECENT_ANSWERS_MAX: usize = 16_384;
+pub(super) const RECENT_ANSWERS_MAX: usize = 16_384;

@@ -1,5 +1,6 @@
 //! One driver in the simulator, between messages and requests that the test times by hand.
 
+mod answers;
 mod changes;
 mod ends;
 mod installs;
@@ -7,3 +8,4 @@ mod limits;
 mod requests;
 mod rules;
 mod stage;
+mod strangers;

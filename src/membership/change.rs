@@ -31,6 +31,10 @@ pub enum Change {
         address: String,
     },
     /// Take a member out; its id can never come back.
+    ///
+    /// A leader hands leadership over first. If nobody takes it over, it removes itself: then do
+    /// not stop it before another server leads. In a cluster of two voters the other one cannot be
+    /// elected without it, until it has heard of the change.
     Remove(NodeId),
     /// Take a member out and put another in, in one step (joint consensus, thesis 4.3).
     Replace {

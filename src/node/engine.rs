@@ -20,7 +20,9 @@ pub(super) fn config(id: u64, applied: u64, config: &Config, ticks: Ticks) -> ra
         heartbeat_tick: ticks.heartbeat,
         pre_vote: true,
         check_quorum: true,
-        batch_append: true,
+        // It would merge what one input causes into one message, whatever its size; commands come
+        // in bundles anyway.
+        batch_append: false,
         max_size_per_msg: config.append_bytes_max,
         max_inflight_msgs: config.appends_in_flight_max,
         // Our own counters bound these bytes: with header-only entries the engine's would never go

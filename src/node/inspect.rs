@@ -5,7 +5,7 @@ use raft::StateRole;
 
 use super::Node;
 use crate::membership::{ChangeRecord, Membership};
-use crate::storage::{Entry, EntryKind};
+use crate::storage::{Entry, EntryKind, INDEX_MAX};
 use crate::transport::{RaftKind, RaftMessage};
 
 /// What is to be done with a message.
@@ -22,9 +22,9 @@ pub(super) enum Verdict {
 }
 
 impl Node {
-    /// Judges a message of `from`, and mends the one kind that the engine handles wrongly.
+    /// Judges a message of `from`, and mends the two kinds that the engine handles wrongly.
     pub(super) fn inspect(&self, from: u64, message: &mut RaftMessage) -> Verdict {
-        if !(1..=NUMBER_MAX).contains(&message.term) || from == 0 || from == self.raw.raft.id {
+        if !(1..=TERM_MAX).contains(&message.term) || from == 0 || from == self.raw.raft.id {
             return Verdict::Malformed;
         }
         if message.snapshot.is_some() != (message.kind == RaftKind::Snapshot) {
@@ -46,6 +46,7 @@ impl Node {
             RaftKind::PreVoteResponse | RaftKind::VoteResponse if !self.is_log_durable() => {
                 Verdict::Useless
             }
+            RaftKind::PreVoteResponse | RaftKind::VoteResponse => self.inspect_refusal(message),
             RaftKind::TimeoutNow if self.must_not_campaign() => Verdict::Useless,
             _ => Verdict::Fine,
         }
@@ -60,6 +61,18 @@ impl Node {
             "the leader of term {} knows that this node had entry {}, but its log ends at {last}",
             message.term, message.commit
         ))
+    }
+
+    /// The engine ignores what is of an older term. But a refusal tells how far the log is
+    /// committed, which is true in every term; and where it tells a candidate of a membership
+    /// change, there may be nobody else to learn it from: who refuses has left the voters, and is
+    /// needed until the candidate knows.
+    fn inspect_refusal(&self, message: &mut RaftMessage) -> Verdict {
+        let raft = &self.raw.raft;
+        if message.reject && message.term < raft.term && message.commit > raft.raft_log.committed {
+            message.term = raft.term;
+        }
+        Verdict::Fine
     }
 
     fn inspect_append_response(&self, from: u64, message: &mut RaftMessage) -> Verdict {
@@ -117,7 +130,8 @@ fn inspect_snapshot(message: &RaftMessage) -> Verdict {
 pub(crate) fn is_sound_snapshot(message: &RaftMessage) -> bool {
     let Some(meta) = &message.snapshot else { return false };
     let at = meta.log_id;
-    (1..=NUMBER_MAX).contains(&at.index)
+    // Far below what a store takes, so that there is room behind it.
+    (1..=INDEX_MAX / 2).contains(&at.index)
         && (1..=message.term).contains(&at.term)
         && Membership::decode(meta.system.clone()).is_ok_and(|system| system.holds_together())
 }
@@ -133,6 +147,6 @@ fn well_formed(entry: &Entry) -> bool {
     }
 }
 
-/// The highest term and index that a peer is believed: nobody gets there by counting, and from here
-/// on the engine can count without running over.
-const NUMBER_MAX: u64 = u64::MAX >> 1;
+/// The highest term that a peer is believed: nobody gets there by counting, and from here on the
+/// engine can count without running over.
+const TERM_MAX: u64 = u64::MAX >> 1;

@@ -3,5 +3,6 @@
 mod catching_up;
 mod cluster;
 mod inspect;
+mod limits;
 mod membership;
 mod rules;

@@ -39,7 +39,7 @@ pub trait Transport: Send + Sync + 'static {
     fn send(&self, peer: &Peer, message: Message) -> Result<(), TransportError>;
 
     /// Sends `head` and all of `body` to `peer`, on a path of its own; returns with the receiver's
-    /// verdict.
+    /// verdict. It must end, also if the peer stops reading: until then the peer gets nothing else.
     async fn send_stream(
         &self,
         peer: &Peer,

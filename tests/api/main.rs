@@ -65,5 +65,6 @@ on_every_runtime! {
     reads::a_read_sees_what_was_acknowledged_before,
     reads::a_leader_that_is_cut_off_confirms_nothing,
     snapshots::a_server_far_behind_catches_up_by_a_snapshot,
+    snapshots::a_server_behind_memory_catches_up_from_the_log,
     snapshots::a_restart_begins_at_the_last_snapshot,
 }

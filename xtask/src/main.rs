@@ -3,6 +3,7 @@
 #[cfg(target_os = "linux")]
 mod chaos;
 mod crash;
+mod fuzz;
 mod instructions;
 mod kv;
 mod server;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         #[cfg(target_os = "linux")]
         ["chaos-inside", ref options @ ..] => chaos::run_inside(options),
         ["crash", ref options @ ..] => crash::run(options),
+        ["fuzz", ref options @ ..] if !options.is_empty() => fuzz::pass_on(options),
         ["sim", ref options @ ..] if !options.is_empty() => sim::pass_on(options),
         ["instructions", "--write"] => instructions::write(),
         [step] if steps::STEPS.iter().any(|(name, _)| *name == step) => steps::one(step),
@@ -45,5 +47,6 @@ fn usage() -> String {
     let others = "check | chaos [--seed N] … (Linux) | bench [ROUNDS [SECONDS]] \
                   | crash [--cycles N] [--seed N]";
     let sim = "sim seeds|replay|show|shrink …";
-    format!("cargo xtask {others} | {sim} | instructions --write | {}", steps.join(" | "))
+    let fuzz = "fuzz [--seconds N] [--inputs N] [--seed N] [--target NAME] | fuzz replay|seeds …";
+    format!("cargo xtask {others} | {fuzz} | {sim} | instructions --write | {}", steps.join(" | "))
 }

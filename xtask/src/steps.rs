@@ -15,6 +15,7 @@ pub(crate) const STEPS: &[(&str, Step)] = &[
     ("docs", docs),
     ("deny", deny),
     ("instructions", crate::instructions::compare),
+    ("fuzz", crate::fuzz::check),
     ("sim", crate::sim::check),
 ];
 

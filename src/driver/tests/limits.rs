@@ -6,7 +6,10 @@ use std::task::{Context, Wake, Waker};
 
 use super::stage::Stage;
 use crate::config::COMMAND_OVERHEAD_BYTES;
+use crate::driver::propose::BUNDLE_COMMANDS_MAX;
+use crate::driver::{INBOUND_PER_TURN, UNAPPLIED_ENTRIES_MAX};
 use crate::error::NoLeader;
+use crate::id::LogId;
 use crate::raft::{Consistency, ProposeError, ReadError};
 use crate::transport::{Answer, MessageBody, Refusal, Reply, Request, RequestId, Verb};
 
@@ -40,15 +43,8 @@ fn a_leader_takes_no_more_commands_than_it_can_make_durable() {
     stage.lead();
     stage.disk.shut();
     let term = stage.raft.status().term;
-    let request = |number| Request {
-        id: RequestId { origin: 2.into(), incarnation: 7, number },
-        hops: 2,
-        term,
-        patience_ms: 1_000,
-        verb: Verb::Propose { commands: vec![vec![0; 1_000].into()] },
-    };
     for number in 1..=5 {
-        stage.hear(2, MessageBody::Request(request(number)));
+        stage.hear(2, MessageBody::Request(request(term, number, vec![vec![0; 1_000].into()])));
         stage.turn();
     }
     let answers = stage.answers();
@@ -137,4 +133,81 @@ fn a_watch_that_was_let_go_is_forgotten() {
     drop(changed);
     drop(watch);
     assert_eq!(Arc::strong_count(&nobody), 2);
+}
+
+#[test]
+fn a_request_holds_no_more_commands_and_bytes_than_it_may() {
+    let stage = Stage::new(|parts| parts.config.append_bytes_max = 1_000);
+    let propose =
+        |len: usize| stage.call(move |raft| async move { raft.propose(vec![0; len]).await });
+    let mut waiting: Vec<_> = [600, 400, 1, 5_000, 5_000].into_iter().map(propose).collect();
+    waiting.extend((0..=BUNDLE_COMMANDS_MAX).map(|_| propose(0)));
+    stage.follow(&[]);
+    let bundles: Vec<(usize, usize)> = stage
+        .requests()
+        .into_iter()
+        .map(|request| {
+            let Verb::Propose { commands } = request.verb else { panic!("{request:?}") };
+            (commands.len(), commands.iter().map(bytes::Bytes::len).sum())
+        })
+        .collect();
+    assert_eq!(
+        bundles,
+        [(2, 1_000), (1, 1), (1, 5_000), (1, 5_000), (BUNDLE_COMMANDS_MAX, 0), (1, 0)]
+    );
+}
+
+/// Otherwise a flood of messages would keep this server from its own clock and its own callers.
+#[test]
+fn a_turn_takes_no_more_messages_than_it_may() {
+    for (flood, place) in [(INBOUND_PER_TURN - 1, 1), (INBOUND_PER_TURN, 2)] {
+        let stage = Stage::new(|_| {});
+        stage.lead();
+        let last = stage.raft.status().last;
+        (0..flood).for_each(|_| stage.hear(3, MessageBody::Probe(bytes::Bytes::new())));
+        stage.hear(2, MessageBody::Request(request(last.term, 1, vec!["x".into()])));
+        let mut call = stage.call(|raft| async move { raft.propose("x").await });
+        stage.turn();
+        let first = LogId { index: last.index + place, ..last };
+        assert_eq!(stage.answers()[0].result, Ok(Reply::Appended { first }));
+        assert!(call.look().is_none());
+    }
+}
+
+#[test]
+fn no_more_entries_wait_to_be_applied_than_may() {
+    let stage = Stage::new(|_| {});
+    stage.lead();
+    stage.machine.shut();
+    let term = stage.raft.status().term;
+    let eighth = usize::try_from(UNAPPLIED_ENTRIES_MAX / 8).unwrap();
+    let mut taken = 0;
+    for number in 1..=10 {
+        let commands = vec![bytes::Bytes::new(); eighth];
+        stage.hear(2, MessageBody::Request(request(term, number, commands)));
+        stage.turn();
+        taken += stage
+            .sent()
+            .iter()
+            .filter(|(_, message)| match &message.body {
+                MessageBody::Answer(answer) => answer.result.is_ok(),
+                _ => false,
+            })
+            .count();
+    }
+    assert_eq!(taken, 9, "eight are as many as may wait");
+    let mut command = stage.call(|raft| async move { raft.propose("x").await });
+    let limit = 8 * eighth;
+    assert_eq!(stage.until(&mut command), Err(ProposeError::Overloaded { limit }));
+}
+
+/// Commands of server 2, as they were first sent to the leader of `term`.
+fn request(term: u64, number: u64, commands: Vec<bytes::Bytes>) -> Request {
+    Request {
+        id: RequestId { origin: 2.into(), incarnation: 7, number },
+        hops: 2,
+        term,
+        patience_ms: 1_000,
+        verb: Verb::Propose { commands },
+    }
 }

@@ -127,3 +127,20 @@ fn commands_that_come_back_out_of_order_end_at_their_own_deadlines() {
     stage.ticks(10);
     assert_eq!(new.look(), Some(Err(ProposeError::NoLeader(NoLeader))));
 }
+
+#[test]
+fn a_request_is_passed_on_twice_at_most() {
+    let stage = Stage::new(|_| {});
+    stage.follow(&[]);
+    let term = stage.raft.status().term;
+    for (number, hops) in [(1, 2), (2, 1)] {
+        stage.hear(3, MessageBody::Request(Request { hops, ..propose(term, 3, number) }));
+        stage.turn();
+        let passed = stage.requests();
+        assert_eq!(passed, [Request { hops: hops - 1, ..propose(term, 3, number) }]);
+    }
+    stage.hear(3, MessageBody::Request(Request { hops: 0, ..propose(term, 3, 3) }));
+    stage.turn();
+    let refused = Answer { id: propose(term, 3, 3).id, result: Err(Refusal::NotLeader) };
+    assert_eq!(stage.answers(), [refused]);
+}

@@ -2,7 +2,7 @@
 
 use super::stage::Stage;
 use crate::error::Fatal;
-use crate::transport::{MessageBody, RaftKind, RaftMessage};
+use crate::transport::{MessageBody, RaftKind, RaftMessage, Request, RequestId, Verb};
 
 /// W6: what is on the disk after a failed write is unknown. Nothing is reported, and whatever comes
 /// in with the failure is not answered any more.
@@ -17,6 +17,9 @@ fn w6_after_a_failed_write_nothing_is_sent_and_nothing_written() {
     stage.append(term, &[b"b"]);
     let heartbeat = RaftMessage { kind: RaftKind::Heartbeat, term, ..RaftMessage::default() };
     stage.hear(2, MessageBody::Raft(heartbeat));
+    let id = RequestId { origin: 3.into(), incarnation: 7, number: 1 };
+    let verb = Verb::ReadIndex;
+    stage.hear(3, MessageBody::Request(Request { id, hops: 0, term, patience_ms: 1_000, verb }));
     stage.disk.open();
     stage.turn();
     assert_eq!(stage.sent(), []);
@@ -52,4 +55,20 @@ fn w4_a_vote_is_asked_for_when_the_own_one_is_durable_and_reported() {
     stage.hear(2, MessageBody::Raft(grant));
     stage.play();
     assert!(stage.raft.status().established);
+}
+
+/// After a long pause the network is heard before anybody campaigns.
+#[test]
+fn missed_ticks_count_as_one() {
+    let stage = Stage::blank(|_| {});
+    stage.disk.shut();
+    let mut formed = stage.form();
+    stage.ticks(200);
+    stage.disk.open();
+    stage.turn();
+    assert!(formed.look().unwrap().is_ok());
+    assert_eq!(stage.sent(), []);
+    stage.ticks(25);
+    assert_eq!(stage.sent(), []);
+    stage.lead();
 }

@@ -11,9 +11,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::config::Config;
-use crate::id::{GroupId, LogId, NodeId};
+use crate::id::{ClusterId, GroupId, LogId, NodeId};
 use crate::membership::Member;
-use crate::raft::{Parts, Raft};
+use crate::raft::{BootstrapError, Parts, Raft};
 use crate::runtime::sim::Sim;
 use crate::runtime::{ByteReader, Runtime as _};
 use crate::state_machine::{BoxError, Command, Snapshot, StateMachine};
@@ -42,11 +42,12 @@ pub(super) struct Stage {
     failing: Faults,
 }
 
-/// What panics from now on, or, for `Answers`, is not given.
+/// What panics from now on, or, for `Answers` and `Compacted`, is not given.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Failing {
     Answers,
     Apply,
+    Compacted,
     Snapshot,
     Write,
     WriteSnapshot,
@@ -116,12 +117,15 @@ struct GatedLog {
     failing: Faults,
 }
 
-struct GatedReader(Arc<dyn LogReader>, Gate);
+struct GatedReader(Arc<dyn LogReader>, Gate, Faults);
 
 #[async_trait]
 impl LogReader for GatedReader {
     async fn read(&self, indexes: Range<u64>, bytes_max: u64) -> Result<Vec<Entry>, StorageError> {
         self.1.pass().await;
+        if *lock(&self.2.0) == Some(Failing::Compacted) {
+            return Err(StorageError::Compacted { first: indexes.end });
+        }
         self.0.read(indexes, bytes_max).await
     }
 }
@@ -139,7 +143,7 @@ impl LogStore for GatedLog {
     }
 
     fn reader(&self) -> Arc<dyn LogReader> {
-        Arc::new(GatedReader(self.log.reader(), self.reads.clone()))
+        Arc::new(GatedReader(self.log.reader(), self.reads.clone(), self.failing.clone()))
     }
 }
 
@@ -149,6 +153,21 @@ struct Lengths(Gate, Faults);
 impl Stage {
     /// Server 1 of three, formed but without a leader.
     pub(super) fn new(prepare: impl FnOnce(&mut Parts)) -> Self {
+        let stage = Self::blank(prepare);
+        let mut formed = stage.form();
+        stage.turn();
+        assert!(formed.look().unwrap().is_ok());
+        stage
+    }
+
+    /// Asks server 1 to form a cluster of three.
+    pub(super) fn form(&self) -> Call<Result<ClusterId, BootstrapError>> {
+        let voter = |n: u64| Member::voter(n.into(), "", format!("a{n}"));
+        self.call(move |raft| async move { raft.bootstrap((1..=3).map(voter).collect()).await })
+    }
+
+    /// A server that is in no cluster.
+    pub(super) fn blank(prepare: impl FnOnce(&mut Parts)) -> Self {
         let sim = Sim::new(1);
         let (log, wire) = (MemoryLogStore::new(), Arc::new(Wire::default()));
         let (disk, reads, machine) = (Gate::default(), Gate::default(), Gate::default());
@@ -176,13 +195,8 @@ impl Stage {
             state_machine: Box::new(Lengths(machine.clone(), failing.clone())),
         };
         prepare(&mut parts);
-        let voter = |n: u64| Member::voter(n.into(), "", format!("a{n}"));
-        let formed = sim.run_until(Duration::from_secs(1), async move {
-            let raft = Raft::start(parts).await.unwrap();
-            raft.bootstrap((1..=3).map(voter).collect()).await.unwrap();
-            raft
-        });
-        Self { sim, raft: formed.unwrap(), wire, log, disk, machine, reads, failing }
+        let started = sim.run_until(Duration::from_secs(1), Raft::start(parts));
+        Self { sim, raft: started.unwrap().unwrap(), wire, log, disk, machine, reads, failing }
     }
 
     pub(super) fn fail(&self, failing: Failing) {
@@ -244,12 +258,17 @@ impl Stage {
 
     /// Puts a message into the inbox.
     pub(super) fn hear(&self, from: u64, body: MessageBody) {
-        if let Some(inbox) = lock(&self.wire.inbox).clone() {
-            inbox.deliver(self.message(from, body));
+        // One that has stopped hears nothing.
+        if !self.is_detached() {
+            self.inbox().deliver(self.message(from, body));
         }
     }
 
-    fn message(&self, from: u64, body: MessageBody) -> Message {
+    pub(super) fn inbox(&self) -> Arc<dyn Inbox> {
+        lock(&self.wire.inbox).clone().unwrap()
+    }
+
+    pub(super) fn message(&self, from: u64, body: MessageBody) -> Message {
         Message {
             cluster: self.raft.status().cluster,
             group: GroupId::default(),
@@ -262,7 +281,7 @@ impl Stage {
 
     /// Streams a snapshot of server `from` in, as leader of `term`.
     pub(super) fn hear_snapshot(&self, from: u64, term: u64, log_id: LogId) {
-        let inbox = lock(&self.wire.inbox).clone().unwrap();
+        let inbox = self.inbox();
         let system = self.raft.status().membership.encode();
         let raft = RaftMessage {
             kind: RaftKind::Snapshot,

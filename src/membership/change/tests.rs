@@ -55,6 +55,35 @@ fn a_learner_that_is_added_as_a_voter_is_marked_for_promotion() {
 }
 
 #[test]
+fn names_and_addresses_have_a_limit() {
+    let m = three();
+    let long = "x".repeat(TEXT_BYTES_MAX);
+    let add = |name: &str, address: &str| {
+        m.plan(&Change::Add(Member::learner(4.into(), name, address))).map(|_| ())
+    };
+    assert_eq!(add(&long, &long), Ok(()));
+    let longer = format!("{long}x");
+    assert_eq!(add(&longer, "a4"), Err(MembershipError::BadMember));
+    assert_eq!(add("n4", &longer), Err(MembershipError::BadMember));
+}
+
+#[test]
+fn the_last_removed_servers_are_remembered() {
+    let mut m = three();
+    let limit = TOMBSTONES_MAX as u64;
+    for n in 10..=10 + limit {
+        for change in [Change::Add(learner(n, "a4")), Change::Remove(n.into())] {
+            let record = m.plan(&change).unwrap().unwrap();
+            m = m.after(Some(&record), n).unwrap();
+        }
+    }
+    assert_eq!(m.tombstones.len(), TOMBSTONES_MAX);
+    let back = |n| m.plan(&Change::Add(learner(n, "a4"))).map(|_| ());
+    assert_eq!(back(11), Err(MembershipError::UsedId { id: 11.into() }));
+    assert_eq!(back(10), Ok(()), "forgotten");
+}
+
+#[test]
 fn an_id_never_comes_back() {
     let m = three();
     let record = m.plan(&Change::Remove(2.into())).unwrap().unwrap();

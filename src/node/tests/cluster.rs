@@ -22,6 +22,8 @@ pub(super) struct Server {
     pub(super) applied: Vec<(LogId, Bytes)>,
     pub(super) reads: Vec<(u64, u64)>,
     pub(super) changes: Vec<ChangeOutcome>,
+    /// Whether what is committed is applied at once, or not at all.
+    pub(super) applies: bool,
     /// Reads behind memory, kept here if `Some` and not carried out.
     pub(super) fetches: Option<Vec<Fetch>>,
 }
@@ -124,6 +126,7 @@ impl Server {
             applied: Vec::new(),
             reads: Vec::new(),
             changes: Vec::new(),
+            applies: true,
             fetches: None,
         }
     }
@@ -188,6 +191,9 @@ impl Server {
     }
 
     fn apply(&mut self) -> bool {
+        if !self.applies {
+            return false;
+        }
         let Some(job) = self.node.take_apply(1 << 20) else { return false };
         let missing = self.disk.entries.iter();
         let missing = missing.filter(|entry| job.missing.contains(&entry.log_id.index)).cloned();

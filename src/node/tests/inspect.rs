@@ -1,10 +1,12 @@
 //! The inbound checks, line by line: each of these messages would make the engine panic or lie.
 
+use bytes::Bytes;
+
 use super::cluster::{Cluster, learner, voter};
 use crate::id::{LogId, NodeId};
-use crate::membership::{Member, Membership};
+use crate::membership::{Change, Member, Membership};
 use crate::node::inspect::Verdict;
-use crate::storage::{Entry, SnapshotMeta};
+use crate::storage::{Entry, EntryKind, SnapshotMeta};
 use crate::transport::{RaftKind, RaftMessage};
 
 fn settled() -> (Cluster, u64) {
@@ -39,15 +41,43 @@ fn an_append_must_hold_together() {
     assert_eq!(judge(append(vec![entry(3, 2), entry(2, 3)])), Verdict::Malformed, "terms fall");
     assert_eq!(judge(append(vec![entry(10, 2)])), Verdict::Malformed, "a term of the future");
     let mut message = append(vec![]);
-    message.log_id = LogId { term: 0, index: 0 };
+    message.log_id = LogId { term: 1, index: 0 };
     assert_eq!(judge(message.clone()), Verdict::Malformed, "the log from the very first");
+    message.log_id = LogId { term: 0, index: 1 };
+    assert_eq!(judge(message.clone()), Verdict::Malformed, "no term before");
     message.log_id = LogId { term: 10, index: 4 };
-    assert_eq!(judge(message.clone()), Verdict::Malformed, "a term of the future");
-    message.term = 0;
-    assert_eq!(judge(message), Verdict::Malformed, "no term");
-    let mut change = entry(2, 2);
-    change.kind = crate::storage::EntryKind::Change;
-    assert_eq!(judge(append(vec![change])), Verdict::Malformed, "no change record");
+    assert_eq!(judge(message), Verdict::Malformed, "a term of the future");
+}
+
+#[test]
+fn every_message_has_a_term() {
+    let vote = RaftMessage { kind: RaftKind::Vote, ..RaftMessage::default() };
+    assert_eq!(judge(RaftMessage { term: 1, ..vote.clone() }), Verdict::Fine);
+    assert_eq!(judge(vote), Verdict::Malformed);
+}
+
+#[test]
+fn every_entry_can_be_read() {
+    let of = |kind, data: Bytes| {
+        let entry = Entry { kind, data, ..entry(2, 2) };
+        judge(append(vec![entry]))
+    };
+    let record = |change: &Change| {
+        let membership = Membership::first([voter(1), voter(2), voter(3)]);
+        membership.plan(change).unwrap().unwrap()
+    };
+    let good = record(&Change::Remove(2.into()));
+    let mut nothing = good.clone();
+    nothing.steps.clear();
+    let mut nobody = good.clone();
+    nobody.steps[0].id = 0;
+    assert_eq!(of(EntryKind::Change, good.encode()), Verdict::Fine);
+    assert_eq!(of(EntryKind::Change, Bytes::new()), Verdict::Fine, "leaves a joint configuration");
+    assert_eq!(of(EntryKind::Change, "x".into()), Verdict::Malformed, "no record");
+    assert_eq!(of(EntryKind::Change, nothing.encode()), Verdict::Malformed, "no step");
+    assert_eq!(of(EntryKind::Change, nobody.encode()), Verdict::Malformed, "a step for nobody");
+    assert_eq!(of(EntryKind::Empty, Bytes::new()), Verdict::Fine);
+    assert_eq!(of(EntryKind::Empty, "x".into()), Verdict::Malformed);
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Changes of the membership as the core makes them.
 
-use super::cluster::{Cluster, learner, voter};
+use super::cluster::{Cluster, Disk, learner, voter};
+use crate::config::Config;
 use crate::id::LogId;
-use crate::membership::{Change, Member, MembershipError, Role};
-use crate::node::ChangeOutcome;
+use crate::membership::{Change, Member, Membership, MembershipError, Role};
+use crate::node::{ChangeOutcome, Outgoing};
 use crate::status::RaftRole;
-use crate::storage::{Entry, EntryKind};
+use crate::storage::{Entry, EntryKind, HardState, SnapshotMeta};
 use crate::transport::{RaftKind, RaftMessage};
 
 #[test]
@@ -156,4 +157,112 @@ fn a_committed_change_that_does_not_follow_is_skipped_now_and_after_a_restart() 
     cluster.crash(follower);
     cluster.work();
     assert_eq!(cluster.node(follower).membership(), &before);
+}
+
+/// The engine appends the entry that leaves the joint configuration, but tells nobody before the
+/// next heartbeat is answered.
+#[test]
+fn a_joint_configuration_is_left_without_waiting_for_a_heartbeat() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    let old = leader % 3 + 1;
+    cluster.add_blank(4);
+    cluster.change(leader, Change::Add(learner(4)));
+    cluster.tick(10);
+    let new = Member { role: Role::Voter, ..learner(4) };
+    // It is applied when all acknowledgements have come, so that none of them helps.
+    cluster.server(leader).applies = false;
+    cluster.change(leader, Change::Replace { old: old.into(), new });
+    assert!(cluster.node(leader).membership().is_joint());
+    cluster.server(leader).applies = true;
+    cluster.settle();
+    assert!(!cluster.node(leader).membership().is_joint());
+}
+
+#[test]
+fn a_restart_has_the_membership_of_what_is_applied_and_no_other() {
+    let membership = Membership::first([voter(1), voter(2), voter(3)]);
+    let mut disk = Disk::bootstrapped(&membership);
+    let change = membership.plan(&Change::Remove(3.into())).unwrap().unwrap();
+    let entry = |index| Entry::application(LogId { term: 2, index }, b"x");
+    let change = Entry { kind: EntryKind::Change, data: change.encode(), ..entry(3) };
+    disk.entries = vec![entry(2), change, entry(4)];
+    disk.hard_state = HardState { term: 2, vote: 0, commit: 2 };
+    for (applied, voters) in [(2, 3), (3, 2), (4, 2)] {
+        let at = LogId { term: 2, index: applied };
+        let node = disk.start_at(1, &Config::default(), at).unwrap();
+        assert_eq!(node.membership().voters().count(), voters, "applied up to {applied}");
+        assert_eq!(node.raw.raft.prs().conf().to_conf_state().voters.len(), voters);
+    }
+    // One that is committed but not applied is in force as soon as it is handed out.
+    disk.hard_state.commit = 3;
+    let node = disk.start_at(1, &Config::default(), LogId { term: 2, index: 2 }).unwrap();
+    assert_eq!(node.membership().voters().count(), 2);
+}
+
+#[test]
+fn a_change_whose_place_a_snapshot_took_is_in_doubt() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let old = cluster.elect();
+    cluster.cut.insert(old);
+    cluster.node(old).handle_change(&Change::Add(learner(4)), None).unwrap();
+    let heir = cluster.elect();
+    for _ in 0..20 {
+        cluster.propose(heir, "x");
+    }
+    let applied = cluster.node(heir).applied();
+    let system = cluster.node(heir).membership_at(applied.index).encode();
+    let meta = SnapshotMeta { log_id: applied, system, size_bytes: 0 };
+    cluster.node(heir).handle_snapshot_taken(meta, 0);
+    cluster.settle();
+    cluster.cut.clear();
+    cluster.tick(20);
+    assert!(matches!(cluster.server(old).changes[..], [ChangeOutcome::Lost]));
+}
+
+#[test]
+fn a_change_asked_for_while_another_is_not_applied_is_refused() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    let others = [leader % 3 + 1, (leader + 1) % 3 + 1];
+    cluster.cut.extend(others);
+    cluster.node(leader).handle_change(&Change::Add(learner(4)), None).unwrap();
+    // The engine would put an empty entry into its place, and say that all is well.
+    cluster.node(leader).pending_change = None;
+    let second = cluster.node(leader).handle_change(&Change::Add(learner(5)), None);
+    assert_eq!(second, Err(MembershipError::InProgress));
+    assert_eq!(cluster.node(leader).membership().members().count(), 3);
+}
+
+/// The other of two voters needs the vote of the leader that demoted itself, whose log is longer,
+/// until it knows that it is the only one; and a refusal of an older term is all that can tell it.
+#[test]
+fn the_last_voter_learns_that_it_is_from_who_refuses_it() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2)]);
+    let leader = cluster.elect();
+    let other = leader % 2 + 1;
+    cluster.tick(4);
+    cluster.node(leader).handle_change(&Change::Demote(leader.into()), None).unwrap();
+    cluster.work();
+    let (_, append) = cluster.wire.pop_front().unwrap();
+    cluster.node(other).handle_message(leader, append.message);
+    assert!(cluster.node(leader).handle_proposal(vec!["x".into()]).is_some());
+    cluster.work();
+    // The acknowledgement arrives, and nothing of what the leader says then.
+    let is_ack = |outgoing: &Outgoing| outgoing.message.kind == RaftKind::AppendResponse;
+    let (_, ack) = cluster.wire.drain(..).find(|(_, outgoing)| is_ack(outgoing)).unwrap();
+    cluster.node(leader).handle_message(other, ack.message);
+    cluster.work();
+    assert!(!cluster.node(leader).is_leader());
+    // But that it should take over, which it tries in vain.
+    let take_over =
+        cluster.wire.drain(..).find(|(_, outgoing)| outgoing.message.kind == RaftKind::TimeoutNow);
+    cluster.node(other).handle_message(leader, take_over.unwrap().1.message);
+    cluster.work();
+    cluster.wire.clear();
+    assert!(cluster.node(other).term() > cluster.node(leader).term());
+    assert!(cluster.node(other).last() < cluster.node(leader).last());
+    assert_eq!(cluster.elect(), other);
+    cluster.propose(other, "y");
+    assert_eq!(cluster.commands(leader), [b"y"]);
 }

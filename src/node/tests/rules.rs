@@ -353,6 +353,55 @@ fn a_command_that_a_panic_of_the_engine_interrupts_is_not_promised_to_be_lost() 
     assert!(place.is_some());
 }
 
+/// Pre-vote and check-quorum (P8): a server that was away does not depose the leader.
+#[test]
+fn a_server_that_comes_back_does_not_disturb_the_leader() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    let away = leader % 3 + 1;
+    cluster.cut.insert(away);
+    cluster.tick(200);
+    let term = cluster.node(leader).term();
+    assert_eq!(cluster.node(away).term(), term, "it only asks");
+    cluster.cut.clear();
+    cluster.tick(200);
+    assert!(cluster.node(leader).is_leader());
+    assert_eq!(cluster.node(leader).term(), term);
+}
+
+#[test]
+fn a_leader_that_nobody_hears_steps_down() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    cluster.cut.insert(leader);
+    let ticks = Config::default().ticks().unwrap().election;
+    cluster.tick(2 * ticks);
+    assert!(!cluster.node(leader).is_leader());
+}
+
+/// Its commit index may be older than what its predecessor acknowledged.
+#[test]
+fn a_leader_that_has_committed_nothing_in_its_term_confirms_no_read() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let old = cluster.elect();
+    cluster.propose(old, "a");
+    cluster.cut.insert(old);
+    for _ in 0..500 {
+        cluster.servers.values_mut().for_each(|server| server.node.handle_tick());
+        cluster.work();
+        // Votes arrive, entries do not.
+        let Some((from, outgoing)) = cluster.wire.pop_front() else { continue };
+        let vote = !matches!(outgoing.message.kind, RaftKind::Append | RaftKind::AppendResponse);
+        if vote && from != old && outgoing.to != old {
+            cluster.node(outgoing.to).handle_message(from, outgoing.message);
+        }
+    }
+    let heir = (1..=3).find(|id| *id != old && cluster.node(*id).is_leader()).unwrap();
+    assert!(!cluster.node(heir).is_established());
+    assert!(!cluster.node(heir).handle_read(9, 1));
+    assert!(cluster.node(heir).take_reads().is_empty());
+}
+
 #[test]
 fn a_change_that_another_leaders_entry_replaced_did_not_happen() {
     let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);

@@ -33,11 +33,33 @@ use self::net::Network;
 use self::trace::Trace;
 use super::{BoxFuture, BoxStream, Listener, Net, Runtime, Timer};
 
-/// A simulated world; clones are the same world.
+/// A simulated world; clones are the same world, and with the last of them it ends.
 #[derive(Clone)]
 pub struct Sim {
     world: Arc<Mutex<World>>,
     ready: Arc<Ready>,
+    /// `None` inside of the world.
+    _owner: Option<Arc<Owner>>,
+}
+
+/// Ends the world with the last of those that can move it: its tasks hold it, and it holds them.
+struct Owner(Arc<Mutex<World>>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        loop {
+            let mut world = lock(&self.0);
+            let tasks = std::mem::take(&mut world.tasks);
+            let net = std::mem::take(&mut world.net);
+            drop(world);
+            let done = tasks.is_empty();
+            // Futures of the application: dropped without the lock, since they may use the world.
+            drop((tasks, net));
+            if done {
+                return;
+            }
+        }
+    }
 }
 
 struct World {
@@ -127,14 +149,16 @@ impl Sim {
             disks: BTreeMap::new(),
             trace: Trace::default(),
         };
-        Self { world: Arc::new(Mutex::new(world)), ready: Arc::default() }
+        let world = Arc::new(Mutex::new(world));
+        let owner = Some(Arc::new(Owner(Arc::clone(&world))));
+        Self { world, ready: Arc::default(), _owner: owner }
     }
 
     /// The process with this number, in its present life. Number 0 is good for the harness itself.
     #[must_use]
     pub fn process(&self, id: u64) -> Arc<SimProcess> {
         let life = self.lock().life(id);
-        Arc::new(SimProcess { sim: self.clone(), id, life })
+        Arc::new(SimProcess { sim: Self { _owner: None, ..self.clone() }, id, life })
     }
 
     /// Kills a process: its tasks are dropped where they wait, its connections are reset, its disks

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -318,4 +319,26 @@ fn a_directory_is_locked_until_what_was_under_way_is_done() {
         refused
     });
     assert_eq!(refused, Ok(Err(std::io::ErrorKind::WouldBlock)));
+}
+
+#[test]
+fn a_world_ends_with_its_last_handle() {
+    let token = Arc::new(());
+    let sim = Sim::new(1);
+    let process = sim.process(1);
+    let (inside, held) = (Arc::clone(&process), Arc::clone(&token));
+    process.spawn(Box::pin(async move {
+        let _listener = inside.listen("one:7").await.unwrap();
+        let _stream = inside.dial("one:7").await.unwrap();
+        std::future::pending::<()>().await;
+        drop(held);
+    }));
+    sim.run_for(Duration::from_secs(1));
+    drop((process, sim.clone()));
+    sim.run_for(Duration::from_secs(1));
+    assert_eq!(Arc::strong_count(&token), 2, "it goes on");
+    let world = Arc::downgrade(&sim.world);
+    drop(sim);
+    assert_eq!(Arc::strong_count(&token), 1);
+    assert!(world.upgrade().is_none());
 }

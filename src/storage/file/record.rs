@@ -168,18 +168,19 @@ pub(super) fn claim(segment: &Bytes, at: usize) -> Option<(u64, u64)> {
 }
 
 /// The first sound record at `from` or behind it, if one should begin there with the number
-/// `sequence`: where it is and its number.
+/// `sequence`, or one that is at most `lost` higher: where it is and its number.
 pub(super) fn find(
     segment: &Bytes,
     number: u64,
     from: usize,
     sequence: u64,
+    lost: u64,
 ) -> Option<(usize, u64)> {
     let end = segment.len().saturating_sub(RECORD_HEAD);
     (from..=end).step_by(ALIGNMENT).find_map(|at| {
         // Most of what stands there by chance is told by the number: so many records and no more
         // can be in between.
-        let between = ((at - from) / LEN_MIN) as u64;
+        let between = lost + ((at - from) / LEN_MIN) as u64;
         let (found, _) = claim(segment, at)?;
         let possible = found >= sequence && found - sequence <= between;
         (possible && read(segment, number, at).is_some()).then_some((at, found))

@@ -151,7 +151,9 @@ impl Found {
     /// is damage.
     fn take_unbegun(&mut self, bytes: &Bytes, number: u64, last: bool) -> Result<(), StorageError> {
         let expected = self.sequence.unwrap_or(1);
-        let written = record::find(bytes, number, segment::HEADER_LEN, expected).is_some();
+        // Damage may have taken any number of records of the segment before, too.
+        let written = record::find(bytes, number, segment::HEADER_LEN, expected, RECORDS_LOST_MAX);
+        let written = written.is_some();
         let follows = number == 1 || self.current.is_some();
         if written || !last || !follows {
             return Err(corrupt(number, 0, "the beginning of the segment is damaged"));
@@ -183,7 +185,7 @@ impl Found {
             expected += 1;
             at += len;
         }
-        if let Some((_, sequence)) = record::find(bytes, number, at, expected) {
+        if let Some((_, sequence)) = record::find(bytes, number, at, expected, 0) {
             let what = format!(
                 "record {expected} is damaged, but record {sequence} behind it is whole; \
                  restore this server's files, or remove it from the cluster and let it join \
@@ -192,7 +194,8 @@ impl Found {
             return Err(corrupt(number, at as u64, &what));
         }
         self.sequence = Some(expected);
-        self.last_record = (from as u64, bytes.slice(from..at));
+        // The file may have been cut off in the padding.
+        self.last_record = (from as u64, bytes.slice(from..at.min(bytes.len())));
         if let Some(current) = &mut self.current {
             current.offset = at as u64;
         }
@@ -327,3 +330,5 @@ const WATERMARK_NAME: &str = "watermark";
 const READ_BYTES: usize = 4 << 20;
 /// The segment of an entry whose segment is not there; numbers begin at 1.
 const NOWHERE: u64 = 0;
+/// How many records one segment can have lost; a number further ahead is taken for chance.
+const RECORDS_LOST_MAX: u64 = 1 << 32;

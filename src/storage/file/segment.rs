@@ -4,7 +4,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use super::{Current, Spare, record};
 use crate::runtime::{FileOp, Files, OpenMode};
-use crate::storage::{StorageError, WriteBatch};
+use crate::storage::{INDEX_MAX, StorageError, WriteBatch};
 
 pub(super) fn name(number: u64) -> String {
     format!("log-{number:020}.seg")
@@ -118,7 +118,7 @@ pub(super) struct Begins {
 impl Begins {
     /// No log gets that long: whoever counts on from here must not overflow.
     fn is_possible(self) -> bool {
-        self.sequence.max(self.last_index) < u64::MAX / 2
+        self.sequence.max(self.last_index) < INDEX_MAX
     }
 }
 

@@ -109,7 +109,7 @@ fn a_lost_end_of_a_segment_is_found() {
     let segments = closed.segments();
     for &number in &segments {
         let whole = closed.contents[number].1.len();
-        for at in (0..whole).step_by(8) {
+        for at in (0..whole).step_by(7) {
             for cut in [true, false] {
                 let lose = |files: &mut Contents| match cut {
                     true => files[number].1.truncate(at),
@@ -213,6 +213,33 @@ fn a_segment_that_was_begun_but_is_all_that_is_left_is_damage() {
 }
 
 #[test]
+fn a_segment_whose_beginning_is_damaged_behind_one_that_is_cut_off_is_damage() {
+    let sim = Sim::new(1);
+    let process = sim.process(1);
+    let found = in_sim(&sim, async move {
+        let mut store = open(&process.files("log")).await.unwrap();
+        let mut index = 0;
+        // Many short records in the first segment, one in the second.
+        while store.current.number == 1 {
+            index += 1;
+            let entries = vec![entry(1, index, 1)];
+            store.write(WriteBatch { entries, ..WriteBatch::default() }).await.unwrap();
+        }
+        drop(store);
+        let files = process.files("log");
+        let mut contents = read_files(&files).await;
+        contents.retain(|(name, _)| name.starts_with("log-"));
+        contents[0].1.truncate(segment::HEADER_LEN + 200);
+        contents[1].1[20] ^= 1;
+        write_files(&files, contents).await;
+        let mark = FileOp::Remove { name: "watermark".to_owned() };
+        files.run(vec![mark, FileOp::SyncDir]).await.unwrap();
+        look(files).await
+    });
+    assert!(matches!(found, Err(StorageError::Corrupt { .. })), "{found:?}");
+}
+
+#[test]
 fn files_that_are_not_of_the_log_are_left_alone() {
     let closed = Closed::new();
     let others = ["log-7.seg", "log-00000000000000000000.seg", "log-x.seg", "notes.txt"];
@@ -261,10 +288,11 @@ fn numbers_that_no_log_reaches_are_refused() {
         });
         assert_eq!(found, None, "{at}");
     }
-    let bases = [u64::MAX, u64::MAX - 1];
+    let bases = [u64::MAX, u64::MAX - 1, u64::MAX / 2];
     for (index, reset) in bases.into_iter().flat_map(|index| [(index, true), (index, false)]) {
         let found = closed.after(false, |files| {
-            let entries = vec![entry(9, u64::MAX, 1)];
+            let no_end = index == u64::MAX - 1 && reset;
+            let entries = if no_end { vec![entry(9, u64::MAX, 1)] } else { Vec::new() };
             let mut batch = WriteBatch { entries, ..WriteBatch::default() };
             *if reset { &mut batch.reset_to } else { &mut batch.compact_to } =
                 super::base(9, index);
