@@ -131,7 +131,9 @@ impl Run {
         let options = self.cluster.options.clone();
         match options.voters {
             1 => self.cluster.judge.sometimes("a server was a cluster by itself"),
-            even if even % 2 == 0 => self.cluster.judge.sometimes("an even number of voters"),
+            even if even.is_multiple_of(2) => {
+                self.cluster.judge.sometimes("an even number of voters")
+            }
             _ => {}
         }
         (1..=options.voters).for_each(|n| self.cluster.start(n));

@@ -17,7 +17,7 @@ pub(crate) fn see(count: u64) -> Result<(), Failed> {
     for (cause, names) in by_cause {
         let mut seen = BTreeMap::new();
         for seed in 1..=count {
-            let world = if seed % 4 == 0 { World::BYTES } else { World::default() };
+            let world = if seed.is_multiple_of(4) { World::BYTES } else { World::default() };
             let Case { mut options, .. } = world.case(seed);
             cause.switch_off(&mut options);
             let report = run(&options, &Plan::from_options(&options));

@@ -117,7 +117,6 @@ impl Seeds {
         self.tell(&totals)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the runs are in virtual time, the tool is not")]
     fn work(&self, next: &AtomicU64, began: Instant, totals: &Mutex<Totals>) {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -207,7 +206,7 @@ impl Totals {
         self.virtual_seconds += report.virtual_time.as_secs_f64();
         self.processor_seconds += took.as_secs_f64();
         self.counts.add(&report.counts);
-        if report.seed % 100 == 0 {
+        if report.seed.is_multiple_of(100) {
             self.hashes.insert(report.seed, format!("{:016x}", report.trace));
         }
         for (name, count) in &report.sometimes {

@@ -236,7 +236,7 @@ impl Run {
         cluster.kill(server);
         let process = cluster.sim.process(server);
         let mut directories = cluster.directories(server, &process);
-        if process.random() % 4 == 0 {
+        if process.random().is_multiple_of(4) {
             // The snapshots first, which are fewer.
             directories.reverse();
         }
