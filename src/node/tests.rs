@@ -2,6 +2,8 @@
 
 mod catching_up;
 mod cluster;
+mod elections;
 mod inspect;
 mod membership;
 mod rules;
+mod snapshots;
