@@ -7,3 +7,4 @@ mod limits;
 mod requests;
 mod rules;
 mod stage;
+mod stalls;

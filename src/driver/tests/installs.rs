@@ -3,6 +3,7 @@
 use super::stage::Stage;
 use crate::id::LogId;
 
+/// P40.
 /// What the state machine was about to read is gone from the log: the snapshot brings it.
 #[test]
 fn a_snapshot_that_overtakes_the_state_machine_takes_over() {

@@ -35,8 +35,10 @@ pub(super) struct Stage {
     pub(super) log: MemoryLogStore,
     /// Where writes wait while it is shut.
     pub(super) disk: Gate,
-    /// Where the state machine waits before it applies.
+    /// Where the state machine waits before it applies or restores.
     pub(super) machine: Gate,
+    /// Where a captured state waits before it is written out.
+    pub(super) saving: Gate,
     /// Where reading the log waits.
     pub(super) reads: Gate,
     failing: Faults,
@@ -47,6 +49,7 @@ pub(super) struct Stage {
 pub(super) enum Failing {
     Answers,
     Apply,
+    Restore,
     Snapshot,
     Write,
     WriteSnapshot,
@@ -72,6 +75,8 @@ pub(super) struct Wire {
     sent: Mutex<Vec<(Peer, Message)>>,
     /// Where detaching waits.
     pub(super) leaving: Gate,
+    /// Where streams wait, which then fail.
+    pub(super) streams: Gate,
 }
 
 /// Something that the test may hold up: whoever passes waits while it is shut.
@@ -144,15 +149,22 @@ impl LogStore for GatedLog {
 }
 
 /// Answers each command by its length.
-struct Lengths(Gate, Faults);
+#[derive(Clone)]
+struct Lengths {
+    machine: Gate,
+    saving: Gate,
+    failing: Faults,
+}
 
 impl Stage {
     /// Server 1 of three, formed but without a leader.
     pub(super) fn new(prepare: impl FnOnce(&mut Parts)) -> Self {
         let sim = Sim::new(1);
         let (log, wire) = (MemoryLogStore::new(), Arc::new(Wire::default()));
-        let (disk, reads, machine) = (Gate::default(), Gate::default(), Gate::default());
-        let failing = Faults::default();
+        let (disk, reads, failing) = (Gate::default(), Gate::default(), Faults::default());
+        let (machine, saving) = (Gate::default(), Gate::default());
+        let lengths =
+            Lengths { machine: machine.clone(), saving: saving.clone(), failing: failing.clone() };
         let gated = GatedLog {
             log: log.clone(),
             writes: disk.clone(),
@@ -173,7 +185,7 @@ impl Stage {
             transport: Arc::clone(&wire) as _,
             log: Box::new(gated),
             snapshots: Arc::new(MemorySnapshotStore::new()),
-            state_machine: Box::new(Lengths(machine.clone(), failing.clone())),
+            state_machine: Box::new(lengths),
         };
         prepare(&mut parts);
         let voter = |n: u64| Member::voter(n.into(), "", format!("a{n}"));
@@ -182,7 +194,7 @@ impl Stage {
             raft.bootstrap((1..=3).map(voter).collect()).await.unwrap();
             raft
         });
-        Self { sim, raft: formed.unwrap(), wire, log, disk, machine, reads, failing }
+        Self { sim, raft: formed.unwrap(), wire, log, disk, machine, saving, reads, failing }
     }
 
     pub(super) fn fail(&self, failing: Failing) {
@@ -244,12 +256,21 @@ impl Stage {
 
     /// Puts a message into the inbox.
     pub(super) fn hear(&self, from: u64, body: MessageBody) {
+        self.hear_message(self.message(from, body));
+    }
+
+    pub(super) fn hear_message(&self, message: Message) {
         if let Some(inbox) = lock(&self.wire.inbox).clone() {
-            inbox.deliver(self.message(from, body));
+            inbox.deliver(message);
         }
     }
 
-    fn message(&self, from: u64, body: MessageBody) -> Message {
+    /// The transport says that a server cannot be reached.
+    pub(super) fn lose(&self, peer: u64) {
+        lock(&self.wire.inbox).clone().unwrap().unreachable(peer.into());
+    }
+
+    pub(super) fn message(&self, from: u64, body: MessageBody) -> Message {
         Message {
             cluster: self.raft.status().cluster,
             group: GroupId::default(),
@@ -279,13 +300,17 @@ impl Stage {
 
     /// Puts the answers that faithful followers give into the inbox; `false` if there are none.
     pub(super) fn answer(&self) -> bool {
+        self.answer_as(&[2, 3])
+    }
+
+    pub(super) fn answer_as(&self, followers: &[u64]) -> bool {
         let mut answered = false;
         for (peer, message) in self.sent() {
             let Some(from) = peer.id.map(NodeId::raft_id) else { continue };
             let MessageBody::Raft(raft) = message.body else { continue };
             let Some(answer) = faithful(&raft) else { continue };
-            let from = [2, 3].into_iter().find(|&n| NodeId::from(n).raft_id() == from);
-            if let Some(from) = from {
+            let from = followers.iter().find(|&&n| NodeId::from(n).raft_id() == from);
+            if let Some(&from) = from {
                 self.hear(from, MessageBody::Raft(answer));
                 answered = true;
             }
@@ -388,6 +413,7 @@ impl Transport for Wire {
     }
 
     async fn send_stream(&self, _: &Peer, _: Message, _: ByteReader) -> Result<(), TransportError> {
+        self.streams.pass().await;
         Err(TransportError::Unreachable { reason: "no streams here".into() })
     }
 
@@ -400,20 +426,22 @@ impl Transport for Wire {
 #[async_trait]
 impl StateMachine for Lengths {
     async fn apply(&mut self, commands: Vec<Command>) -> Result<Vec<bytes::Bytes>, BoxError> {
-        self.0.pass().await;
-        self.1.meet(Failing::Apply);
-        if *lock(&self.1.0) == Some(Failing::Answers) {
+        self.machine.pass().await;
+        self.failing.meet(Failing::Apply);
+        if *lock(&self.failing.0) == Some(Failing::Answers) {
             return Ok(Vec::new());
         }
         Ok(commands.iter().map(|command| vec![command.data.len() as u8].into()).collect())
     }
 
     async fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, BoxError> {
-        self.1.meet(Failing::Snapshot);
-        Ok(Box::new(Self(self.0.clone(), self.1.clone())))
+        self.failing.meet(Failing::Snapshot);
+        Ok(Box::new(self.clone()))
     }
 
     async fn restore(&mut self, _: &SnapshotMeta, _: ByteReader) -> Result<(), BoxError> {
+        self.machine.pass().await;
+        self.failing.meet(Failing::Restore);
         Ok(())
     }
 }
@@ -424,7 +452,8 @@ impl Snapshot for Lengths {
         self: Box<Self>,
         _: &mut (dyn futures::io::AsyncWrite + Send + Unpin),
     ) -> Result<(), BoxError> {
-        self.1.meet(Failing::WriteSnapshot);
+        self.saving.pass().await;
+        self.failing.meet(Failing::WriteSnapshot);
         Ok(())
     }
 }
