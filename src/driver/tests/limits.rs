@@ -4,7 +4,7 @@ use std::future::Future as _;
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 
-use super::stage::Stage;
+use super::stage::{Stage, Wire};
 use crate::config::COMMAND_OVERHEAD_BYTES;
 use crate::error::NoLeader;
 use crate::raft::{Consistency, ProposeError, ReadError};
@@ -47,6 +47,7 @@ fn five_commands(stage: &Stage) -> Vec<Answer> {
     stage.answers()
 }
 
+/// P15.
 /// A leader whose disk hangs, but whose followers' do not, could otherwise fill its memory.
 #[test]
 fn a_leader_takes_no_more_commands_than_it_can_make_durable() {
@@ -174,6 +175,21 @@ fn whoever_watches_seldom_sees_the_latest_and_holds_nobody_up() {
     assert_eq!(next.look(), None, "there is nothing new");
     stage.follow(&[]);
     assert_eq!(next.look(), Some(RaftRole::Follower));
+}
+
+/// P43: or a command could get into the log that no follower is ever sent.
+#[test]
+fn a_node_does_not_start_on_a_transport_that_does_not_carry_its_longest_command() {
+    let refused = |command_bytes_max| {
+        let started = Stage::try_new(|parts| {
+            parts.config.command_bytes_max = command_bytes_max;
+            parts.transport = Arc::new(Wire::narrow(8 << 20));
+        });
+        started.err().map(|error| error.to_string())
+    };
+    assert_eq!(refused(5 << 20), None);
+    let text = "the transport: a message of 8454144 bytes is over the limit of 8388608";
+    assert_eq!(refused(6 << 20).as_deref(), Some(text));
 }
 
 struct Nobody;

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use crate::config::Config;
 use crate::id::{GroupId, LogId, NodeId};
 use crate::membership::Member;
-use crate::raft::{Parts, Raft};
+use crate::raft::{Parts, Raft, StartError};
 use crate::runtime::sim::Sim;
 use crate::runtime::{ByteReader, Runtime as _};
 use crate::state_machine::{BoxError, Command, Snapshot, StateMachine};
@@ -77,6 +77,8 @@ pub(super) struct Wire {
     pub(super) leaving: Gate,
     /// Where streams wait, which then fail.
     pub(super) streams: Gate,
+    /// The longest message it says that it carries.
+    bytes_max: Option<u64>,
 }
 
 /// Something that the test may hold up: whoever passes waits while it is shut.
@@ -110,6 +112,13 @@ impl Gate {
             Poll::Pending
         })
         .await;
+    }
+}
+
+impl Wire {
+    /// One that says that it carries no longer messages.
+    pub(super) fn narrow(bytes_max: u64) -> Self {
+        Self { bytes_max: Some(bytes_max), ..Self::default() }
     }
 }
 
@@ -159,6 +168,10 @@ struct Lengths {
 impl Stage {
     /// Server 1 of three, formed but without a leader.
     pub(super) fn new(prepare: impl FnOnce(&mut Parts)) -> Self {
+        Self::try_new(prepare).unwrap()
+    }
+
+    pub(super) fn try_new(prepare: impl FnOnce(&mut Parts)) -> Result<Self, StartError> {
         let sim = Sim::new(1);
         let (log, wire) = (MemoryLogStore::new(), Arc::new(Wire::default()));
         let (disk, reads, failing) = (Gate::default(), Gate::default(), Faults::default());
@@ -190,11 +203,12 @@ impl Stage {
         prepare(&mut parts);
         let voter = |n: u64| Member::voter(n.into(), "", format!("a{n}"));
         let formed = sim.run_until(Duration::from_secs(1), async move {
-            let raft = Raft::start(parts).await.unwrap();
+            let raft = Raft::start(parts).await?;
             raft.bootstrap((1..=3).map(voter).collect()).await.unwrap();
-            raft
+            Ok::<_, StartError>(raft)
         });
-        Self { sim, raft: formed.unwrap(), wire, log, disk, machine, saving, reads, failing }
+        let raft = formed.unwrap()?;
+        Ok(Self { sim, raft, wire, log, disk, machine, saving, reads, failing })
     }
 
     pub(super) fn fail(&self, failing: Failing) {
@@ -403,6 +417,15 @@ fn faithful(raft: &RaftMessage) -> Option<RaftMessage> {
 
 #[async_trait]
 impl Transport for Wire {
+    fn check(&self, _: &str, bytes: u64) -> Result<(), TransportError> {
+        match self.bytes_max {
+            Some(bytes_max) if bytes > bytes_max => {
+                Err(TransportError::TooLarge { bytes, bytes_max })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn attach(&self, inbox: Arc<dyn Inbox>) {
         *lock(&self.inbox) = Some(inbox);
     }
