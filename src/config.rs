@@ -11,7 +11,8 @@ use crate::id::NodeId;
 #[non_exhaustive]
 pub struct Config {
     /// Who this server is, when it first starts; later the store knows. Default `None`: a random
-    /// id, which is right for every real server.
+    /// id, which is right for every real server: one that lost its store must not come back under
+    /// the id it had, since it would vote against what it has forgotten.
     pub id: Option<NodeId>,
     /// What people call this server. Default: empty.
     pub name: String,
@@ -85,6 +86,9 @@ impl Default for Config {
 /// for short commands.
 pub(crate) const COMMAND_OVERHEAD_BYTES: usize = 256;
 
+/// What a message holds besides entries; the longest is a long membership.
+const MESSAGE_OVERHEAD_BYTES: u64 = 64 << 10;
+
 /// A value in a [`Config`] that cannot work.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("config: {field} {rule}")]
@@ -104,6 +108,13 @@ pub(crate) struct Ticks {
 }
 
 impl Config {
+    /// How long a message can get, so that the transport may be asked whether it carries that: what
+    /// stands around an entry is at most as long again as the engine counts for it.
+    pub(crate) fn message_bytes(&self) -> u64 {
+        let appends = self.append_bytes_max.saturating_mul(2);
+        appends.saturating_add(self.command_bytes_max as u64).saturating_add(MESSAGE_OVERHEAD_BYTES)
+    }
+
     pub(crate) fn ticks(&self) -> Result<Ticks, ConfigError> {
         let rules = [
             ("tick", "must be at least 1 ms", self.tick >= Duration::from_millis(1)),
@@ -180,5 +191,58 @@ mod tests {
             break_it(&mut config);
             assert_eq!(config.ticks().unwrap_err().field, field);
         }
+    }
+
+    /// P50.
+    #[test]
+    fn what_is_accepted_holds_together_whatever_it_is() {
+        let mut dice = fastrand::Rng::with_seed(1);
+        let (mut accepted, mut refused) = (0, 0);
+        for _ in 0..20_000 {
+            let mut config = Config::default();
+            let mut draw = |field: &mut u64| {
+                let bits = dice.u32(..36);
+                if dice.u8(..3) == 0 {
+                    *field = dice.u64(..1 << bits) * u64::from(dice.bool());
+                }
+            };
+            for time in
+                [&mut config.tick, &mut config.heartbeat_interval, &mut config.election_timeout]
+            {
+                let mut micros = u64::try_from(time.as_micros()).unwrap();
+                draw(&mut micros);
+                *time = Duration::from_micros(micros);
+            }
+            for size in [
+                &mut config.appends_in_flight_max,
+                &mut config.inbound_messages_max,
+                &mut config.waiting_requests_max,
+                &mut config.command_bytes_max,
+                &mut config.waiting_bytes_max,
+            ] {
+                let mut any = *size as u64;
+                draw(&mut any);
+                *size = usize::try_from(any).unwrap();
+            }
+            draw(&mut config.append_bytes_max);
+            let Ok(ticks) = config.ticks() else {
+                refused += 1;
+                continue;
+            };
+            accepted += 1;
+            assert!(ticks.heartbeat >= 1 && ticks.election > ticks.heartbeat, "{config:?}");
+            let engine = crate::node::check_engine(&config, ticks);
+            assert_eq!(engine, Ok(()), "{config:?}");
+            assert!(config.waiting_bytes_max >= config.command_bytes_max, "{config:?}");
+            let least = [
+                config.append_bytes_max,
+                config.appends_in_flight_max as u64,
+                config.inbound_messages_max as u64,
+                config.waiting_requests_max as u64,
+                config.command_bytes_max as u64,
+            ];
+            assert!(least.into_iter().all(|limit| limit > 0), "{config:?}");
+        }
+        assert!(accepted > 1_000 && refused > 1_000, "{accepted}, {refused}");
     }
 }

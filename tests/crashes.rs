@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::channel::oneshot;
 use futures::io::AsyncWrite;
 use kontiki::runtime::sim::Sim;
@@ -22,7 +23,10 @@ use kontiki::storage::{
     SnapshotSink, SnapshotStore, StorageError, WriteBatch,
 };
 use kontiki::typed::{self, Client, Shared, State};
-use kontiki::{Config, GroupId, JoinError, LogId, Member, Parts, Raft, Role};
+use kontiki::{
+    BoxError, Command, Config, GroupId, JoinError, LogId, Member, Parts, Raft, Role, Snapshot,
+    StateMachine,
+};
 use kontiki_transport_memory::Network;
 
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -143,6 +147,48 @@ impl AsyncWrite for MortalSink {
     }
 }
 
+/// A state machine that keeps its state, with how far it came, over crashes of its process.
+#[derive(Clone)]
+struct Durable(Arc<Mutex<Vec<(LogId, u64)>>>, Fuse);
+
+#[async_trait]
+impl StateMachine for Durable {
+    async fn applied(&mut self) -> Result<LogId, BoxError> {
+        let lines = self.0.lock().unwrap();
+        Ok(lines.last().map_or_else(LogId::default, |(log_id, _)| *log_id))
+    }
+
+    async fn apply(&mut self, commands: Vec<Command>) -> Result<Vec<Bytes>, BoxError> {
+        self.1.burn().await?;
+        let line = |command: &Command| u64::from_le_bytes(command.data[..].try_into().unwrap());
+        let lines = commands.iter().map(|command| (command.log_id, line(command)));
+        self.0.lock().unwrap().extend(lines);
+        self.1.burn().await?;
+        Ok(vec![Bytes::new(); commands.len()])
+    }
+
+    async fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, BoxError> {
+        Ok(Box::new(Nothing))
+    }
+
+    /// A snapshot may be of a place behind the last command, but has no command that this has not.
+    async fn restore(&mut self, _: &SnapshotMeta, _: ByteReader) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+struct Nothing;
+
+#[async_trait]
+impl Snapshot for Nothing {
+    async fn write_to(
+        self: Box<Self>,
+        _: &mut (dyn AsyncWrite + Send + Unpin),
+    ) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
 struct Server {
     /// `None` if it was killed while it started.
     raft: Option<Raft>,
@@ -183,8 +229,18 @@ impl World {
         }
     }
 
-    /// Starts a server on what its stores kept; `None` if it is killed meanwhile.
     async fn start(&mut self, n: u64) -> Option<Raft> {
+        let (state_machine, journal) = typed::machine(Journal::default());
+        self.start_with(n, state_machine, journal).await
+    }
+
+    /// Starts a server on what its stores kept; `None` if it is killed meanwhile.
+    async fn start_with(
+        &mut self,
+        n: u64,
+        state_machine: Box<dyn StateMachine>,
+        journal: Shared<Journal>,
+    ) -> Option<Raft> {
         let (log, snapshots) = match self.servers.remove(&n) {
             Some(old) => (old.log.crash(0), old.snapshots),
             None => (MemoryLogStore::new(), MemorySnapshotStore::new()),
@@ -192,7 +248,6 @@ impl World {
         let endless = Arc::new(AtomicI64::new(i64::MAX));
         let left = if n == self.victim { Arc::clone(&self.fuse) } else { endless };
         let fuse = Fuse { sim: self.sim.clone(), process: n, left };
-        let (state_machine, journal) = typed::machine(Journal::default());
         let mut config = Config::default();
         (config.id, config.address) = (Some(n.into()), format!("a{n}"));
         config.snapshot_after_entries = 5;
@@ -299,6 +354,31 @@ impl World {
         self.check(self.victim);
     }
 
+    /// The victim, alone, has a state machine that outlives it.
+    async fn keep(&mut self) {
+        let state = Arc::default();
+        let fuse = Fuse { sim: self.sim.clone(), process: 1, left: Arc::clone(&self.fuse) };
+        while self.acknowledged.len() < 6 {
+            let machine = Box::new(Durable(Arc::clone(&state), fuse.clone()));
+            let (_, journal) = typed::machine(Journal::default());
+            let Some(raft) = self.start_with(1, machine, journal).await else { continue };
+            if raft.status().cluster.is_nil() && raft.bootstrap(vec![member(1)]).await.is_err() {
+                continue;
+            }
+            while self.acknowledged.len() < 6 {
+                self.proposed += 1;
+                if raft.propose(self.proposed.to_le_bytes().to_vec()).await.is_err() {
+                    break;
+                }
+                self.acknowledged.push(self.proposed);
+            }
+        }
+        let state = state.lock().unwrap();
+        assert!(state.is_sorted_by(|(a, x), (b, y)| a < b && x < y), "{state:?}");
+        let lost = self.acknowledged.iter().filter(|line| !state.iter().any(|(_, x)| x == *line));
+        assert_eq!(lost.count(), 0, "{:?}, {state:?}", self.acknowledged);
+    }
+
     /// The victim was cut off for so long that it is sent a snapshot.
     async fn install(&mut self, steps: i64) {
         let members: Vec<_> = (1..=3).map(member).collect();
@@ -351,6 +431,7 @@ fn at_every_step(
     }
 }
 
+/// P22, P23.
 #[test]
 fn killed_at_any_step_of_forming_a_cluster_and_of_snapshots() {
     let story = |mut world: World, steps: i64| -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -374,10 +455,21 @@ fn killed_at_any_step_of_joining_a_cluster() {
     at_every_step(8, story, 2);
 }
 
+/// P23.
 #[test]
 fn killed_at_any_step_of_installing_a_snapshot() {
     let story = |mut world: World, steps: i64| -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move { world.install(steps).await })
     };
     at_every_step(6, story, 3);
+}
+
+/// P25: state and place are kept together, the log has all behind it, and nothing is applied twice.
+#[test]
+fn killed_at_any_step_with_a_state_machine_that_is_durable_itself() {
+    let story = |mut world: World, steps: i64| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        world.fuse.store(steps, Ordering::SeqCst);
+        Box::pin(async move { world.keep().await })
+    };
+    at_every_step(20, story, 1);
 }

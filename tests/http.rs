@@ -190,6 +190,7 @@ fn who_does_not_read_the_answer_is_given_up() {
     });
 }
 
+/// P43.
 #[test]
 fn heads_are_limited() {
     let mut config = ServerConfig::default();

@@ -263,6 +263,72 @@ fn paths_in_the_docs_exist() {
     assert_eq!(dead_paths("see `src/nowhere.rs` and `src/lib.rs`", exists), ["src/nowhere.rs"]);
 }
 
+/// What is wrong with a table of pitfalls: each has one row, which names tests (a path, then
+/// functions of that file that carry the number in their comment), or says why there is none.
+fn bad_pitfalls(text: &str, read: impl Fn(&str) -> String) -> Vec<String> {
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| P"));
+    let mut problems = Vec::new();
+    let mut next = 1;
+    for row in rows {
+        let mut cells = row.split(" | ");
+        let number = cells.next().unwrap_or_default();
+        let here = cells.nth(1).unwrap_or_default();
+        if number != next.to_string() {
+            problems.push(format!("P{number} stands in the place of P{next}"));
+        }
+        next += 1;
+        if ["owed by ", "cannot occur: "].iter().any(|excuse| here.starts_with(excuse)) {
+            continue;
+        }
+        let (mut source, mut tests) = (String::new(), 0);
+        for word in here.split('`').skip(1).step_by(2) {
+            if word.ends_with(".rs") {
+                source = read(word);
+                continue;
+            }
+            tests += 1;
+            if !carries(&source, word, number) {
+                problems.push(format!("P{number}: no {word} with that number"));
+            }
+        }
+        if tests == 0 {
+            problems.push(format!("P{number}: neither a test nor an excuse"));
+        }
+    }
+    if next != 64 {
+        problems.push(format!("{} rows", next - 1));
+    }
+    problems
+}
+
+/// Whether there is a function whose comment names the pitfall.
+fn carries(source: &str, function: &str, number: &str) -> bool {
+    let lines: Vec<&str> = source.lines().map(str::trim).collect();
+    let named = format!("fn {function}(");
+    let Some(at) = lines.iter().position(|line| line.contains(&named)) else { return false };
+    let above = lines[..at].iter().rev();
+    let mut above = above.take_while(|line| line.starts_with("///") || line.starts_with("#["));
+    above.any(|line| line.starts_with("///") && has_word(line, &format!("P{number}")))
+}
+
+#[test]
+fn the_tests_of_pitfalls_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    each(sources(&["docs"], "testing.md"), |_, text| bad_pitfalls(text, read));
+    let source = "/// P2.\n#[test]\nfn good() {}\n/// P1.\nfn of_another() {}\n";
+    let table = "| P1 | x | owed by y |\n| P2 | x | `a.rs` `good`, `of_another`, `gone` |\n\
+                 | P4 | x | nothing |\n";
+    let expected = [
+        "P2: no of_another with that number",
+        "P2: no gone with that number",
+        "P4 stands in the place of P3",
+        "P4: neither a test nor an excuse",
+        "3 rows",
+    ];
+    assert_eq!(bad_pitfalls(table, |_| source.to_owned()), expected);
+}
+
 #[test]
 fn the_project_speaks_of_itself_alone() {
     let elsewhere = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/tmp", "/kw")];

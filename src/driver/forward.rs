@@ -100,9 +100,20 @@ impl Driver {
             Verb::Transfer { to } => self.transfer(to, TransferAsker::Remote(id), deadline),
             Verb::Join { member } => {
                 let asker = ChangeAsker::Joiner(id, member.address.clone());
+                if self.has_taken_part(member.id) {
+                    let used = MembershipError::UsedId { id: member.id };
+                    return self.change_ended(asker, Err(used));
+                }
                 self.change(Change::Add(member), None, asker, deadline);
             }
         }
+    }
+
+    /// Whether a server is known to have acknowledged something under its id. If it asks to join
+    /// all the same, it has lost that. One that asks again because the answer was lost has not:
+    /// until it hears of its cluster, it takes part in nothing.
+    fn has_taken_part(&self, id: NodeId) -> bool {
+        self.node.progress(id.raft_id()).is_some_and(|(matched, _, _)| matched > 0)
     }
 
     /// A request that only the leader can carry out goes on to it, for a hop or two; the answer

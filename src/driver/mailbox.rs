@@ -92,6 +92,7 @@ impl<T> Mailbox<T> {
 mod tests {
     use super::*;
 
+    /// P42.
     #[test]
     fn what_does_not_fit_comes_back_and_what_does_is_taken_in_order() {
         let mailbox = Mailbox::new(2);

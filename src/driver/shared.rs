@@ -346,6 +346,7 @@ mod tests {
         Shared::new(&Config::default(), local, status, snapshots)
     }
 
+    /// P40.
     #[test]
     fn a_snapshot_that_cannot_be_is_not_even_stored() {
         let store = Arc::new(MemorySnapshotStore::new());

@@ -25,6 +25,7 @@ use crate::transport::Local;
 /// Starts the tasks of a node; gives back what its handles need.
 pub(crate) async fn start(mut parts: Parts) -> Result<Arc<Shared>, StartError> {
     let ticks = parts.config.ticks()?;
+    parts.transport.check(&parts.config.address, parts.config.message_bytes())?;
     let mut recovered = parts.log.recover().await?;
     let identity = identify(&mut parts, &recovered).await?;
     recovered.identity = Some(identity);

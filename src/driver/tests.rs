@@ -8,4 +8,5 @@ mod limits;
 mod requests;
 mod rules;
 mod stage;
+mod stalls;
 mod strangers;

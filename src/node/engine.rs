@@ -34,6 +34,12 @@ pub(super) fn config(id: u64, applied: u64, config: &Config, ticks: Ticks) -> ra
     }
 }
 
+/// What the engine itself says of a config.
+#[cfg(test)]
+pub(crate) fn check(config: &Config, ticks: Ticks) -> Result<(), String> {
+    self::config(1, 0, config, ticks).validate().map_err(|error| error.to_string())
+}
+
 /// An entry that the leader is about to propose; the engine gives it its place.
 pub(super) fn application_entry(command: Bytes) -> eraftpb::Entry {
     entry_to_engine(Entry { log_id: LogId::default(), kind: EntryKind::Application, data: command })

@@ -30,6 +30,8 @@ mod tests;
 mod writes;
 
 pub(crate) use self::change::ChangeOutcome;
+#[cfg(test)]
+pub(crate) use self::engine::check as check_engine;
 use self::history::History;
 use self::inspect::Verdict;
 pub(crate) use self::inspect::is_sound_snapshot;

@@ -103,6 +103,7 @@ impl<T> Reads<T> {
 mod tests {
     use super::*;
 
+    /// P28.
     #[test]
     fn a_read_never_joins_a_round_that_began_before_it() {
         let mut reads = Reads::new();

@@ -2,7 +2,9 @@
 
 mod catching_up;
 mod cluster;
+mod elections;
 mod inspect;
 mod limits;
 mod membership;
 mod rules;
+mod snapshots;

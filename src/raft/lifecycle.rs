@@ -16,6 +16,7 @@ use crate::id::{ClusterId, GroupId, NodeId};
 use crate::membership::{Member, Membership, MembershipError};
 use crate::state_machine::BoxError;
 use crate::storage::StorageError;
+use crate::transport::TransportError;
 
 impl Raft {
     /// Starts a node on what its stores hold. One with empty stores is blank: it does nothing until
@@ -146,6 +147,9 @@ pub enum StartError {
     /// The store could not be read.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The transport does not carry what the config allows, or not to the address it names.
+    #[error("the transport: {0}")]
+    Transport(#[from] TransportError),
     /// The store belongs to another group.
     #[error("the store is of group {found}, not {wanted}")]
     WrongGroup {

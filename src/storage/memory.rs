@@ -306,6 +306,7 @@ mod tests {
         WriteBatch { entries, sync, ..WriteBatch::default() }
     }
 
+    /// P55.
     #[test]
     fn a_crash_keeps_what_was_synced_and_whole_batches_of_the_rest() {
         let mut store = MemoryLogStore::new();
@@ -341,5 +342,35 @@ mod tests {
         store.fail_next_write();
         assert!(block_on(store.write(batch(1, 1, true))).is_err());
         assert!(matches!(block_on(store.write(batch(1, 1, true))), Err(StorageError::Poisoned)));
+    }
+
+    /// P55.
+    #[test]
+    fn a_snapshot_that_is_being_read_is_not_changed_by_one_in_its_place() {
+        use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let store = MemorySnapshotStore::new();
+        let log_id = LogId { term: 1, index: 9 };
+        let write = |bytes: &'static [u8]| async {
+            let meta = SnapshotMeta { log_id, system: Bytes::new(), size_bytes: 0 };
+            let mut sink = store.create(meta).await.unwrap();
+            sink.write_all(bytes).await.unwrap();
+            sink.commit().await.unwrap()
+        };
+        let read = |mut reader: ByteReader| async move {
+            let mut read = Vec::new();
+            reader.read_to_end(&mut read).await.unwrap();
+            read
+        };
+        block_on(async {
+            let old = write(b"old").await;
+            let reader = store.open(&old, 0).await.unwrap();
+            let new = write(b"newer").await;
+            let newer = store.open(&new, 0).await.unwrap();
+            store.remove(&new).await.unwrap();
+            assert_eq!(
+                (&read(reader).await[..], &read(newer).await[..]),
+                (&b"old"[..], &b"newer"[..])
+            );
+        });
     }
 }

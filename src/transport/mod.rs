@@ -28,6 +28,17 @@ pub use self::message::{DecodeError, Frame, Glance, Message, RaftKind};
 /// reordering are all allowed; damage is not: check what you receive.
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {
+    /// Looks, before a node starts, whether it can rely on this transport: that others can reach
+    /// `address`, where it says that it is (empty if it does not say), and that messages of
+    /// `message_bytes` are carried.
+    ///
+    /// Otherwise a command could get into the log that no follower is ever sent, nor anything behind
+    /// it.
+    fn check(&self, address: &str, message_bytes: u64) -> Result<(), TransportError> {
+        let _ = (address, message_bytes);
+        Ok(())
+    }
+
     /// Hands over where received messages of `inbox.local().group` go. Once per group, before the
     /// first send.
     fn attach(&self, inbox: Arc<dyn Inbox>);
@@ -108,6 +119,12 @@ pub struct Peer {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
+    /// Other servers cannot reach this one there.
+    #[error("other servers cannot reach {address}")]
+    BadAddress {
+        /// Where it was said to be.
+        address: String,
+    },
     /// The group was never attached, or is detached.
     #[error("the transport is not attached to this group")]
     Detached,

@@ -25,6 +25,7 @@ pub(crate) async fn leadership_goes_where_it_is_sent(mut cluster: Cluster) {
     cluster.write(leader, "served").await;
 }
 
+/// P11.
 pub(crate) async fn leadership_cannot_go_to_who_cannot_lead(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     let follower = cluster.others(leader)[0];

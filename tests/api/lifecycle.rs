@@ -29,6 +29,7 @@ pub(crate) async fn a_cluster_is_formed_on_empty_stores_only(mut cluster: Cluste
     assert_eq!(raft.status().cluster, formed);
 }
 
+/// P57.
 pub(crate) async fn a_restart_finds_everything_again(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     for line in ["a", "b", "c"] {
@@ -63,6 +64,7 @@ pub(crate) async fn after_a_shutdown_every_verb_says_so(mut cluster: Cluster) {
     raft.shutdown().await.unwrap();
 }
 
+/// P19.
 pub(crate) async fn everyone_who_waits_is_told_of_a_shutdown(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     cluster.network.isolate(&address(leader));
@@ -96,6 +98,7 @@ pub(crate) async fn a_node_without_a_handle_ends(mut cluster: Cluster) {
     cluster.start(gone).await;
 }
 
+/// P21.
 pub(crate) async fn a_failing_store_stops_its_node_with_the_reason(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     cluster.write(leader, "a").await;

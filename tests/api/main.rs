@@ -51,6 +51,7 @@ on_every_runtime! {
     membership::a_server_joins_and_becomes_a_voter,
     membership::a_server_joins_over_a_bad_network,
     membership::a_removed_server_cannot_come_back,
+    membership::a_server_that_lost_everything_needs_a_new_id,
     membership::a_leader_that_is_removed_hands_over_first,
     membership::a_change_planned_on_an_old_membership_is_refused,
     membership::a_replacement_is_one_step,

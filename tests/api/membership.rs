@@ -48,6 +48,7 @@ pub(crate) async fn a_server_joins_over_a_bad_network(mut cluster: Cluster) {
     cluster.until("it has all", |c| c.lines(2).len() == 20).await;
 }
 
+/// P37.
 pub(crate) async fn a_removed_server_cannot_come_back(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     let gone = cluster.others(leader)[0];
@@ -61,6 +62,29 @@ pub(crate) async fn a_removed_server_cannot_come_back(mut cluster: Cluster) {
     cluster.write(leader, "still serving").await;
 }
 
+/// P26: it has forgotten what it acknowledged under that id, and must not count for it again.
+pub(crate) async fn a_server_that_lost_everything_needs_a_new_id(mut cluster: Cluster) {
+    let leader = cluster.form(3).await;
+    let wiped = cluster.others(leader)[0];
+    cluster.write(leader, "a").await;
+    cluster.raft(wiped).shutdown().await.unwrap();
+    cluster.servers.remove(&wiped);
+    cluster.start(wiped).await;
+    for asked in cluster.others(wiped) {
+        let refused = cluster.raft(wiped).join(&[address(asked)]).await.unwrap_err();
+        let source = MembershipError::UsedId { id: id(wiped) };
+        assert_eq!(refused, JoinError::Refused { id: id(wiped), source });
+        assert!(cluster.raft(wiped).status().cluster.is_nil());
+    }
+    let remove = Change::Remove(id(wiped));
+    cluster.raft(leader).change_membership(remove).await.unwrap();
+    cluster.start(4).await;
+    cluster.raft(4).join(&[address(leader)]).await.unwrap();
+    cluster.until("it votes", |c| c.raft(leader).status().membership.voters().count() == 3).await;
+    cluster.until("it has all", |c| c.lines(4) == ["a"]).await;
+}
+
+/// P36.
 pub(crate) async fn a_leader_that_is_removed_hands_over_first(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     cluster.write(leader, "a").await;

@@ -47,6 +47,7 @@ pub(crate) async fn what_arrives_twice_and_out_of_order_is_applied_once(mut clus
     assert_eq!(cluster.lines(asked), numbers);
 }
 
+/// P43.
 pub(crate) async fn a_command_that_is_too_long_is_refused(mut cluster: Cluster) {
     cluster.config.command_bytes_max = 10;
     cluster.form(1).await;

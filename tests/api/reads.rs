@@ -15,6 +15,7 @@ pub(crate) async fn a_read_sees_what_was_acknowledged_before(mut cluster: Cluste
     assert_eq!(stale.index, cluster.raft(leader).status().applied);
 }
 
+/// P27.
 pub(crate) async fn a_leader_that_is_cut_off_confirms_nothing(mut cluster: Cluster) {
     let old = cluster.form(3).await;
     cluster.write(old, "a").await;

@@ -25,6 +25,7 @@ fn a_command_ends_at_its_deadline_although_the_state_machine_hangs() {
     assert_eq!(stage.until(&mut command).unwrap().answer[..], [4]);
 }
 
+/// P18.
 #[test]
 fn a_shutdown_ends_although_the_state_machine_hangs() {
     let stage = Stage::new(|_| {});
@@ -41,6 +42,7 @@ fn a_shutdown_ends_although_the_state_machine_hangs() {
     assert_eq!(stage.raft.status().stopped, Some(Fatal::Shutdown));
 }
 
+/// P18.
 #[test]
 fn a_shutdown_ends_although_the_disk_hangs() {
     let stage = Stage::new(|_| {});
@@ -54,6 +56,7 @@ fn a_shutdown_ends_although_the_disk_hangs() {
     assert_eq!(end.look(), Some(Ok(())));
 }
 
+/// P19.
 /// A runtime that ends drops the tasks where they are.
 #[test]
 fn when_the_runtime_drops_the_node_everyone_is_told() {

@@ -5,6 +5,7 @@ use crate::error::Fatal;
 use crate::id::LogId;
 use crate::transport::{MessageBody, RaftKind, RaftMessage};
 
+/// P40.
 /// What the state machine was about to read is gone from the log: the snapshot brings it.
 #[test]
 fn a_snapshot_that_overtakes_the_state_machine_takes_over() {

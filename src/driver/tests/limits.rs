@@ -4,14 +4,15 @@ use std::future::Future as _;
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 
-use super::stage::Stage;
+use super::stage::{Stage, Wire};
 use crate::config::COMMAND_OVERHEAD_BYTES;
 use crate::driver::propose::BUNDLE_COMMANDS_MAX;
 use crate::driver::{INBOUND_PER_TURN, UNAPPLIED_ENTRIES_MAX};
 use crate::error::NoLeader;
 use crate::id::LogId;
 use crate::raft::{Consistency, ProposeError, ReadError};
-use crate::transport::{Answer, MessageBody, Refusal, Reply, Request, RequestId, Verb};
+use crate::status::RaftRole;
+use crate::transport::{Answer, MessageBody, RaftKind, Refusal, Reply, Request, RequestId, Verb};
 
 #[test]
 fn commands_without_a_byte_are_limited_too() {
@@ -32,6 +33,17 @@ fn commands_without_a_byte_are_limited_too() {
     assert!(propose().look().is_none(), "there is room again");
 }
 
+/// What a leader answers to five commands of another server, of which four fit its limit.
+fn five_commands(stage: &Stage) -> Vec<Answer> {
+    let term = stage.raft.status().term;
+    for number in 1..=5 {
+        stage.hear(2, MessageBody::Request(request(term, number, vec![vec![0; 1_000].into()])));
+        stage.turn();
+    }
+    stage.answers()
+}
+
+/// P15.
 /// A leader whose disk hangs, but whose followers' do not, could otherwise fill its memory.
 #[test]
 fn a_leader_takes_no_more_commands_than_it_can_make_durable() {
@@ -42,12 +54,7 @@ fn a_leader_takes_no_more_commands_than_it_can_make_durable() {
     });
     stage.lead();
     stage.disk.shut();
-    let term = stage.raft.status().term;
-    for number in 1..=5 {
-        stage.hear(2, MessageBody::Request(request(term, number, vec![vec![0; 1_000].into()])));
-        stage.turn();
-    }
-    let answers = stage.answers();
+    let answers = five_commands(&stage);
     let appended = |answer: &&Answer| matches!(answer.result, Ok(Reply::Appended { .. }));
     assert_eq!(answers.iter().filter(appended).count(), 4);
     assert_eq!(answers[4].result, Err(Refusal::Overloaded));
@@ -60,6 +67,20 @@ fn a_leader_takes_no_more_commands_than_it_can_make_durable() {
     let mut last = stage.call(|raft| async move { raft.propose("x").await });
     stage.disk.open();
     assert!(stage.until(&mut last).is_ok());
+}
+
+/// P33: what nobody acknowledges cannot leave memory.
+#[test]
+fn a_leader_takes_no_more_commands_than_a_quorum_takes_from_it() {
+    let stage = Stage::new(|parts| {
+        parts.config.waiting_bytes_max = 4_000;
+        parts.config.command_bytes_max = 1_000;
+        parts.config.log_cache_bytes_max = 0;
+    });
+    stage.lead();
+    let answers = five_commands(&stage);
+    assert!(answers[..4].iter().all(|answer| answer.result.is_ok()), "{answers:?}");
+    assert_eq!(answers[4].result, Err(Refusal::Overloaded));
 }
 
 #[test]
@@ -111,6 +132,60 @@ fn no_more_requests_are_under_way_than_may_wait() {
     assert_eq!(calls[2].look(), None);
     stage.turn();
     assert_eq!(stage.requests().len(), 1);
+}
+
+/// P34: by default, commands do not travel one by one.
+#[test]
+fn commands_that_wait_together_travel_in_one_append() {
+    let stage = Stage::new(|_| {});
+    stage.lead();
+    stage.sent();
+    let calls: Vec<_> =
+        (0..64).map(|_| stage.call(|raft| async move { raft.propose("x").await })).collect();
+    stage.turn();
+    let appends = stage.sent().into_iter().filter_map(|(_, message)| match message.body {
+        MessageBody::Raft(raft) if raft.kind == RaftKind::Append => Some(raft.entries.len()),
+        _ => None,
+    });
+    assert_eq!(appends.collect::<Vec<_>>(), [64, 64]);
+    assert_eq!(calls.len(), 64);
+}
+
+/// P20: it has no queue that could fill.
+#[test]
+fn whoever_watches_seldom_sees_the_latest_and_holds_nobody_up() {
+    let stage = Stage::new(|_| {});
+    let mut watch = stage.raft.watch();
+    for _ in 0..20 {
+        stage.lead();
+        stage.follow(&[]);
+    }
+    stage.lead();
+    let latest = stage.raft.status();
+    let mut watching = stage.now(|_| async move {
+        assert_eq!(watch.changed().await, latest);
+        watch
+    });
+    let mut next = stage.call(|_| async move { watching.changed().await.role });
+    stage.ticks(10);
+    assert_eq!(next.look(), None, "there is nothing new");
+    stage.follow(&[]);
+    assert_eq!(next.look(), Some(RaftRole::Follower));
+}
+
+/// P43: or a command could get into the log that no follower is ever sent.
+#[test]
+fn a_node_does_not_start_on_a_transport_that_does_not_carry_its_longest_command() {
+    let refused = |command_bytes_max| {
+        let started = Stage::try_blank(|parts| {
+            parts.config.command_bytes_max = command_bytes_max;
+            parts.transport = Arc::new(Wire::narrow(8 << 20));
+        });
+        started.err().map(|error| error.to_string())
+    };
+    assert_eq!(refused(5 << 20), None);
+    let text = "the transport: a message of 8454144 bytes is over the limit of 8388608";
+    assert_eq!(refused(6 << 20).as_deref(), Some(text));
 }
 
 struct Nobody;

@@ -2,9 +2,11 @@
 
 use super::stage::Stage;
 use crate::error::NoLeader;
-use crate::id::LogId;
-use crate::raft::{Consistency, ProposeError};
-use crate::transport::{Answer, MessageBody, Refusal, Reply, Request, RequestId, Verb};
+use crate::id::{ClusterId, GroupId, LogId, NodeId};
+use crate::raft::{Consistency, ProposeError, ReadError};
+use crate::transport::{
+    Answer, Message, MessageBody, RaftKind, RaftMessage, Refusal, Reply, Request, RequestId, Verb,
+};
 
 /// A command of server `origin`, as it was first sent to the leader of `term`.
 fn propose(term: u64, origin: u64, number: u64) -> Request {
@@ -143,4 +145,101 @@ fn a_request_is_passed_on_twice_at_most() {
     stage.turn();
     let refused = Answer { id: propose(term, 3, 3).id, result: Err(Refusal::NotLeader) };
     assert_eq!(stage.answers(), [refused]);
+}
+
+/// P28: whichever answer comes late, each ends its own attempt at most.
+#[test]
+fn an_answer_to_an_earlier_attempt_does_not_end_a_read() {
+    let stage = Stage::new(|_| {});
+    stage.follow(&[]);
+    let mut read = stage.call(|raft| async move { raft.read(Consistency::Linearizable).await });
+    stage.turn();
+    let old = stage.requests();
+    stage.follow(&[]);
+    let new = stage.requests();
+    let index = stage.raft.status().applied;
+    let earlier_start = RequestId { incarnation: new[0].id.incarnation ^ 1, ..new[0].id };
+    for id in [old[0].id, earlier_start, RequestId { origin: 2.into(), ..new[0].id }] {
+        let answer = Answer { id, result: Ok(Reply::ReadAt { index }) };
+        stage.hear(2, MessageBody::Answer(answer));
+        stage.turn();
+        assert_eq!(read.look(), None, "{id:?}");
+    }
+    let answer = Answer { id: new[0].id, result: Ok(Reply::ReadAt { index }) };
+    stage.hear(2, MessageBody::Answer(answer));
+    stage.turn();
+    assert_eq!(read.look().unwrap().unwrap().index, index);
+}
+
+/// P30: the engine drops a read without a word in each of these.
+#[test]
+fn a_read_ends_at_its_deadline_whether_nobody_leads_or_the_leader_is_silent() {
+    let nobody_leads = |_: &Stage| {};
+    let heard_but_silent = |stage: &Stage| {
+        let term = stage.raft.status().term.max(2);
+        let kind = RaftKind::Heartbeat;
+        stage.hear(2, MessageBody::Raft(RaftMessage { kind, term, ..RaftMessage::default() }));
+    };
+    let leads_and_commits_nothing = |stage: &Stage| {
+        for (peer, message) in stage.sent() {
+            let MessageBody::Raft(raft) = message.body else { continue };
+            let kind = match raft.kind {
+                RaftKind::PreVote => RaftKind::PreVoteResponse,
+                RaftKind::Vote => RaftKind::VoteResponse,
+                RaftKind::Heartbeat => RaftKind::HeartbeatResponse,
+                _ => continue,
+            };
+            let from = if peer.address == "a2" { 2 } else { 3 };
+            let context = raft.context;
+            let answer = RaftMessage { kind, term: raft.term, context, ..RaftMessage::default() };
+            stage.hear(from, MessageBody::Raft(answer));
+        }
+    };
+    let drops: [&dyn Fn(&Stage); 3] =
+        [&nobody_leads, &heard_but_silent, &leads_and_commits_nothing];
+    for (at, drop) in drops.into_iter().enumerate() {
+        let stage = Stage::new(|_| {});
+        for _ in 0..100 {
+            drop(&stage);
+            stage.ticks(1);
+        }
+        assert_eq!(stage.raft.status().leader.is_some(), at > 0, "{at}");
+        let mut read = stage.call(|raft| async move { raft.read(Consistency::Linearizable).await });
+        for _ in 0..298 {
+            drop(&stage);
+            stage.ticks(1);
+        }
+        assert_eq!(read.look(), None, "{at}");
+        drop(&stage);
+        stage.ticks(4);
+        assert_eq!(read.look(), Some(Err(ReadError::NoLeader(NoLeader))), "{at}");
+    }
+}
+
+/// P12, P38: an address may have been given to another server.
+#[test]
+fn what_is_for_another_server_or_of_another_cluster_changes_nothing_and_is_counted() {
+    let stage = Stage::new(|_| {});
+    stage.follow(&[]);
+    let before = stage.raft.status();
+    let heartbeat = RaftMessage { kind: RaftKind::Heartbeat, term: 9, ..RaftMessage::default() };
+    let good = stage.message(2, MessageBody::Raft(heartbeat));
+    let mut twin = NodeId::from(2).to_bytes();
+    twin[15] = 1;
+    let bad = [
+        Message { to: Some(3.into()), ..good.clone() },
+        Message { cluster: ClusterId::from_random(9, 9), ..good.clone() },
+        Message { group: GroupId(9), ..good.clone() },
+        Message { from: 1.into(), ..good.clone() },
+        Message { from: NodeId::from_bytes(twin).unwrap(), ..good.clone() },
+    ];
+    for (count, message) in (1..).zip(bad) {
+        stage.hear_message(message);
+        stage.ticks(1);
+        assert_eq!(stage.raft.status().counters.misdirected, count);
+    }
+    assert_eq!(stage.raft.status().term, before.term);
+    stage.hear_message(good);
+    stage.turn();
+    assert_eq!(stage.raft.status().term, 9);
 }

@@ -4,6 +4,7 @@ use super::stage::Stage;
 use crate::error::Fatal;
 use crate::transport::{MessageBody, RaftKind, RaftMessage, Request, RequestId, Verb};
 
+/// P21.
 /// W6: what is on the disk after a failed write is unknown. Nothing is reported, and whatever comes
 /// in with the failure is not answered any more.
 #[test]

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use crate::config::Config;
 use crate::id::{ClusterId, GroupId, LogId, NodeId};
 use crate::membership::Member;
-use crate::raft::{BootstrapError, Parts, Raft};
+use crate::raft::{BootstrapError, Parts, Raft, StartError};
 use crate::runtime::sim::Sim;
 use crate::runtime::{ByteReader, Runtime as _};
 use crate::state_machine::{BoxError, Command, Snapshot, StateMachine};
@@ -35,8 +35,10 @@ pub(super) struct Stage {
     pub(super) log: MemoryLogStore,
     /// Where writes wait while it is shut.
     pub(super) disk: Gate,
-    /// Where the state machine waits before it applies.
+    /// Where the state machine waits before it applies or restores.
     pub(super) machine: Gate,
+    /// Where a captured state waits before it is written out.
+    pub(super) saving: Gate,
     /// Where reading the log waits.
     pub(super) reads: Gate,
     failing: Faults,
@@ -48,6 +50,7 @@ pub(super) enum Failing {
     Answers,
     Apply,
     Compacted,
+    Restore,
     Snapshot,
     Write,
     WriteSnapshot,
@@ -73,6 +76,10 @@ pub(super) struct Wire {
     sent: Mutex<Vec<(Peer, Message)>>,
     /// Where detaching waits.
     pub(super) leaving: Gate,
+    /// Where streams wait, which then fail.
+    pub(super) streams: Gate,
+    /// The longest message it says that it carries.
+    bytes_max: Option<u64>,
 }
 
 /// Something that the test may hold up: whoever passes waits while it is shut.
@@ -106,6 +113,13 @@ impl Gate {
             Poll::Pending
         })
         .await;
+    }
+}
+
+impl Wire {
+    /// One that says that it carries no longer messages.
+    pub(super) fn narrow(bytes_max: u64) -> Self {
+        Self { bytes_max: Some(bytes_max), ..Self::default() }
     }
 }
 
@@ -148,7 +162,12 @@ impl LogStore for GatedLog {
 }
 
 /// Answers each command by its length.
-struct Lengths(Gate, Faults);
+#[derive(Clone)]
+struct Lengths {
+    machine: Gate,
+    saving: Gate,
+    failing: Faults,
+}
 
 impl Stage {
     /// Server 1 of three, formed but without a leader.
@@ -168,10 +187,16 @@ impl Stage {
 
     /// A server that is in no cluster.
     pub(super) fn blank(prepare: impl FnOnce(&mut Parts)) -> Self {
+        Self::try_blank(prepare).unwrap()
+    }
+
+    pub(super) fn try_blank(prepare: impl FnOnce(&mut Parts)) -> Result<Self, StartError> {
         let sim = Sim::new(1);
         let (log, wire) = (MemoryLogStore::new(), Arc::new(Wire::default()));
-        let (disk, reads, machine) = (Gate::default(), Gate::default(), Gate::default());
-        let failing = Faults::default();
+        let (disk, reads, failing) = (Gate::default(), Gate::default(), Faults::default());
+        let (machine, saving) = (Gate::default(), Gate::default());
+        let lengths =
+            Lengths { machine: machine.clone(), saving: saving.clone(), failing: failing.clone() };
         let gated = GatedLog {
             log: log.clone(),
             writes: disk.clone(),
@@ -192,11 +217,12 @@ impl Stage {
             transport: Arc::clone(&wire) as _,
             log: Box::new(gated),
             snapshots: Arc::new(MemorySnapshotStore::new()),
-            state_machine: Box::new(Lengths(machine.clone(), failing.clone())),
+            state_machine: Box::new(lengths),
         };
         prepare(&mut parts);
         let started = sim.run_until(Duration::from_secs(1), Raft::start(parts));
-        Self { sim, raft: started.unwrap().unwrap(), wire, log, disk, machine, reads, failing }
+        let raft = started.unwrap()?;
+        Ok(Self { sim, raft, wire, log, disk, machine, saving, reads, failing })
     }
 
     pub(super) fn fail(&self, failing: Failing) {
@@ -258,14 +284,23 @@ impl Stage {
 
     /// Puts a message into the inbox.
     pub(super) fn hear(&self, from: u64, body: MessageBody) {
+        self.hear_message(self.message(from, body));
+    }
+
+    pub(super) fn hear_message(&self, message: Message) {
         // One that has stopped hears nothing.
         if !self.is_detached() {
-            self.inbox().deliver(self.message(from, body));
+            self.inbox().deliver(message);
         }
     }
 
     pub(super) fn inbox(&self) -> Arc<dyn Inbox> {
         lock(&self.wire.inbox).clone().unwrap()
+    }
+
+    /// The transport says that a server cannot be reached.
+    pub(super) fn lose(&self, peer: u64) {
+        self.inbox().unreachable(peer.into());
     }
 
     pub(super) fn message(&self, from: u64, body: MessageBody) -> Message {
@@ -298,13 +333,17 @@ impl Stage {
 
     /// Puts the answers that faithful followers give into the inbox; `false` if there are none.
     pub(super) fn answer(&self) -> bool {
+        self.answer_as(&[2, 3])
+    }
+
+    pub(super) fn answer_as(&self, followers: &[u64]) -> bool {
         let mut answered = false;
         for (peer, message) in self.sent() {
             let Some(from) = peer.id.map(NodeId::raft_id) else { continue };
             let MessageBody::Raft(raft) = message.body else { continue };
             let Some(answer) = faithful(&raft) else { continue };
-            let from = [2, 3].into_iter().find(|&n| NodeId::from(n).raft_id() == from);
-            if let Some(from) = from {
+            let from = followers.iter().find(|&&n| NodeId::from(n).raft_id() == from);
+            if let Some(&from) = from {
                 self.hear(from, MessageBody::Raft(answer));
                 answered = true;
             }
@@ -397,6 +436,15 @@ fn faithful(raft: &RaftMessage) -> Option<RaftMessage> {
 
 #[async_trait]
 impl Transport for Wire {
+    fn check(&self, _: &str, bytes: u64) -> Result<(), TransportError> {
+        match self.bytes_max {
+            Some(bytes_max) if bytes > bytes_max => {
+                Err(TransportError::TooLarge { bytes, bytes_max })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn attach(&self, inbox: Arc<dyn Inbox>) {
         *lock(&self.inbox) = Some(inbox);
     }
@@ -407,6 +455,7 @@ impl Transport for Wire {
     }
 
     async fn send_stream(&self, _: &Peer, _: Message, _: ByteReader) -> Result<(), TransportError> {
+        self.streams.pass().await;
         Err(TransportError::Unreachable { reason: "no streams here".into() })
     }
 
@@ -419,20 +468,22 @@ impl Transport for Wire {
 #[async_trait]
 impl StateMachine for Lengths {
     async fn apply(&mut self, commands: Vec<Command>) -> Result<Vec<bytes::Bytes>, BoxError> {
-        self.0.pass().await;
-        self.1.meet(Failing::Apply);
-        if *lock(&self.1.0) == Some(Failing::Answers) {
+        self.machine.pass().await;
+        self.failing.meet(Failing::Apply);
+        if *lock(&self.failing.0) == Some(Failing::Answers) {
             return Ok(Vec::new());
         }
         Ok(commands.iter().map(|command| vec![command.data.len() as u8].into()).collect())
     }
 
     async fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, BoxError> {
-        self.1.meet(Failing::Snapshot);
-        Ok(Box::new(Self(self.0.clone(), self.1.clone())))
+        self.failing.meet(Failing::Snapshot);
+        Ok(Box::new(self.clone()))
     }
 
     async fn restore(&mut self, _: &SnapshotMeta, _: ByteReader) -> Result<(), BoxError> {
+        self.machine.pass().await;
+        self.failing.meet(Failing::Restore);
         Ok(())
     }
 }
@@ -443,7 +494,8 @@ impl Snapshot for Lengths {
         self: Box<Self>,
         _: &mut (dyn futures::io::AsyncWrite + Send + Unpin),
     ) -> Result<(), BoxError> {
-        self.1.meet(Failing::WriteSnapshot);
+        self.saving.pass().await;
+        self.failing.meet(Failing::WriteSnapshot);
         Ok(())
     }
 }

@@ -54,6 +54,7 @@ fn a_learner_that_is_added_as_a_voter_is_marked_for_promotion() {
     assert!(!m.is_staging(4.into()), "and not any more");
 }
 
+/// P37.
 #[test]
 fn names_and_addresses_have_a_limit() {
     let m = three();

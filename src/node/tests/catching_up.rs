@@ -4,9 +4,10 @@ use super::cluster::{Cluster, Disk, Server, voter};
 use crate::config::Config;
 use crate::id::LogId;
 use crate::membership::Membership;
+use crate::node::election::splitmix;
 use crate::node::log::FETCHES_MAX;
 use crate::node::writes::THEN_SEND_MAX;
-use crate::storage::Entry;
+use crate::storage::{Entry, SnapshotMeta};
 use crate::transport::{RaftKind, RaftMessage};
 
 #[test]
@@ -111,7 +112,7 @@ fn a_follower_behind_the_log_gets_the_snapshot() {
     }
     let applied = cluster.node(leader).applied();
     let system = cluster.node(leader).membership_at(applied.index).encode();
-    let meta = crate::storage::SnapshotMeta { log_id: applied, system, size_bytes: 0 };
+    let meta = SnapshotMeta { log_id: applied, system, size_bytes: 0 };
     cluster.node(leader).handle_snapshot_taken(meta.clone(), 5);
     cluster.settle();
     cluster.cut.clear();
@@ -143,4 +144,117 @@ fn reads_are_confirmed_by_a_majority_only() {
     assert_eq!(cluster.server(leader).reads.len(), 1, "nobody confirmed it");
     let follower = leader % 3 + 1;
     assert!(!cluster.node(follower).handle_read(9, 3));
+}
+
+/// P28: an answer to an earlier round that comes late says nothing about a later one.
+#[test]
+fn an_answer_to_an_earlier_round_confirms_no_later_one() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    assert!(cluster.node(leader).handle_read(9, 1));
+    cluster.settle();
+    assert_eq!(cluster.server(leader).reads.len(), 1);
+    let answers: Vec<_> = cluster.sent.iter().filter(|(_, to, _)| *to == leader).cloned().collect();
+    assert!(answers.iter().any(|(_, _, m)| !m.context.is_empty()));
+    cluster.cut.extend((1..=3).filter(|id| *id != leader));
+    // Of this start of the server, and with the number of the first round but of the next start.
+    assert!(cluster.node(leader).handle_read(9, 2));
+    assert!(cluster.node(leader).handle_read(10, 1));
+    for (from, _, answer) in answers {
+        cluster.node(leader).handle_message(from, answer);
+    }
+    cluster.settle();
+    assert_eq!(cluster.server(leader).reads.len(), 1);
+}
+
+/// P27: what the leader before it has committed may not be known to it yet.
+#[test]
+fn a_leader_that_has_committed_nothing_in_its_term_confirms_no_read() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let now = RaftMessage { kind: RaftKind::TimeoutNow, term: 1, ..RaftMessage::default() };
+    let vote = RaftMessage { kind: RaftKind::VoteResponse, term: 2, ..RaftMessage::default() };
+    cluster.node(1).handle_message(2, now);
+    cluster.work();
+    cluster.node(1).handle_message(2, vote);
+    cluster.work();
+    assert!(cluster.node(1).is_leader());
+    assert!(!cluster.node(1).handle_read(9, 1));
+    cluster.settle();
+    assert!(cluster.node(1).handle_read(9, 2));
+}
+
+/// P5: nobody but that server is held up, and it is served again without a new leader.
+#[test]
+fn a_follower_whose_disk_hung_for_long_catches_up() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    let term = cluster.node(leader).term();
+    let follower = leader % 3 + 1;
+    cluster.tick(4);
+    cluster.server(follower).prompt = false;
+    // Half a minute, with more messages than may be under way.
+    for count in 1..=600 {
+        cluster.propose(leader, "x");
+        cluster.tick(1);
+        assert_eq!(cluster.commands(leader).len(), count);
+    }
+    assert_eq!(cluster.commands(follower), [b""; 0]);
+    cluster.server(follower).prompt = true;
+    cluster.tick(10);
+    assert_eq!(cluster.commands(follower).len(), 600);
+    assert_eq!((cluster.node(leader).is_leader(), cluster.node(leader).term()), (true, term));
+}
+
+/// P32: a refusal that comes late or twice must not take a leader back behind what a follower has
+/// acknowledged.
+#[test]
+fn messages_in_any_order_and_twice_take_no_leader_back() {
+    let mut late_refusals = 0;
+    for seed in 0..40 {
+        let mut state = seed;
+        let mut dice = |below: u64| {
+            state = splitmix(state);
+            state % below
+        };
+        let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+        let leader = cluster.elect();
+        for _ in 0..1_500 {
+            let peer = 1 + dice(3);
+            match dice(40) {
+                0..=9 => drop(cluster.node(leader).handle_proposal(vec!["x".into()])),
+                10..=12 if peer != leader => cluster.node(leader).handle_unreachable(peer),
+                13..=15 => cluster.node(peer).handle_tick(),
+                16 => take_snapshot(&mut cluster, leader, dice(4)),
+                _ => {}
+            }
+            cluster.work();
+            for _ in 0..dice(4).min(cluster.wire.len() as u64) {
+                let at = usize::try_from(dice(cluster.wire.len() as u64)).unwrap();
+                let (from, again) = &cluster.wire[at];
+                let (from, to, message) = (*from, again.to, again.message.clone());
+                if dice(3) > 0 {
+                    cluster.wire.remove(at);
+                }
+                let (matched, ..) = cluster.node(to).progress(from).unwrap_or_default();
+                let late = message.reject && message.log_id.index <= matched;
+                late_refusals += u32::from(late && cluster.node(to).is_leader());
+                cluster.node(to).handle_message(from, message);
+                assert_eq!(cluster.node(to).fatal(), None, "seed {seed}");
+            }
+            if cluster.wire.len() > 200 {
+                cluster.wire.drain(..100);
+            }
+            for (id, progress) in cluster.node(leader).raw.raft.prs().iter() {
+                assert!(progress.next_idx > progress.matched, "seed {seed}, {id}: {progress:?}");
+            }
+        }
+    }
+    assert!(late_refusals > 1_000, "{late_refusals}");
+}
+
+fn take_snapshot(cluster: &mut Cluster, id: u64, keep: u64) {
+    let log_id = cluster.node(id).applied();
+    let system = cluster.node(id).membership_at(log_id.index).encode();
+    let meta = SnapshotMeta { log_id, system, size_bytes: 0 };
+    cluster.node(id).handle_snapshot_taken(meta, keep);
 }

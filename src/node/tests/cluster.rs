@@ -98,8 +98,10 @@ impl Disk {
         }
     }
 
+    /// Starts a node on top of the newest snapshot.
     pub(super) fn start(&self, id: u64, config: &Config) -> Result<Node, String> {
-        self.start_at(id, config, self.base.log_id)
+        let at = self.snapshot.as_ref().map(|meta| meta.log_id);
+        self.start_at(id, config, at.unwrap_or_default().max(self.base.log_id))
     }
 
     /// Starts a node whose state machine says that it has come so far.

@@ -259,6 +259,7 @@ fn a_snapshot_that_is_not_stored_here_is_no_message() {
     assert_eq!(cluster.node(follower).take_malformed(), 1);
 }
 
+/// P53.
 #[test]
 fn a_term_or_an_index_that_no_cluster_reaches_is_malformed() {
     let (mut cluster, leader) = settled();

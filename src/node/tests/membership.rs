@@ -53,6 +53,7 @@ fn a_replacement_passes_through_a_joint_configuration_and_leaves_it_by_itself() 
     assert!(matches!(&outcomes[1], ChangeOutcome::Done(after) if !after.is_joint()));
 }
 
+/// P36.
 #[test]
 fn whoever_has_heard_of_a_removal_may_take_the_server_away() {
     let mut cluster = Cluster::of(&[voter(1), voter(2)]);
@@ -78,6 +79,7 @@ fn whoever_has_heard_of_a_removal_may_take_the_server_away() {
     assert_eq!(cluster.elect(), leader);
 }
 
+/// P29.
 #[test]
 fn one_change_at_a_time_and_only_on_the_membership_it_was_planned_on() {
     let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
@@ -94,6 +96,7 @@ fn one_change_at_a_time_and_only_on_the_membership_it_was_planned_on() {
     assert!(cluster.node(leader).handle_change(&add(5), None).unwrap().is_some());
 }
 
+/// P35.
 /// Without it the removed leader would lead for ever: it hears nobody, and nobody campaigns while
 /// it is heard.
 #[test]

@@ -50,6 +50,7 @@ fn w1_nobody_hears_of_a_term_that_is_not_durable() {
     assert!(cluster.sent.iter().any(|(_, to, m)| *to == 2 && m.term == term));
 }
 
+/// P24.
 /// W2: what one step of the engine decided is one batch.
 #[test]
 fn w2_entries_and_the_hard_state_that_goes_with_them_are_one_write() {
@@ -78,6 +79,7 @@ fn w2_entries_and_the_hard_state_that_goes_with_them_are_one_write() {
     assert!(batch.sync);
 }
 
+/// P24.
 /// W2: a commit index that was known before an entry came is kept with the entry. Without that, a
 /// restart knows the second of two membership changes, but not that the first is in force.
 #[test]
@@ -136,8 +138,7 @@ fn w3_entries_do_not_count_as_stored_while_their_replacement_is_being_written() 
     assert_eq!(server.node.take_apply(1 << 20).unwrap().last, LogId { term: 2, index: 2 });
 }
 
-/// W4: a vote that is answered finds the write that carried it reported; the engine insists on
-/// that.
+/// W3: the leader of the entry that was replaced must not count it.
 #[test]
 fn w3_an_entry_that_is_replaced_before_it_is_written_is_not_acknowledged() {
     let disk = Disk::bootstrapped(&Membership::first([voter(1), voter(2), voter(3)]));
@@ -158,6 +159,8 @@ fn w3_an_entry_that_is_replaced_before_it_is_written_is_not_acknowledged() {
     assert_eq!(acknowledged, [(3, 3)]);
 }
 
+/// W4: a vote that is answered finds the write that carried it reported; the engine insists on
+/// that.
 #[test]
 fn w4_persistence_is_reported_before_what_it_released_is_sent() {
     let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
@@ -288,6 +291,7 @@ fn w5_a_vote_that_was_not_asked_for_is_not_counted() {
     assert!(cluster.node(1).is_leader());
 }
 
+/// P26.
 /// W7: whoever restarts with less than it acknowledged finds out, and stops with the reason.
 #[test]
 fn w7_a_log_that_is_shorter_than_what_was_promised_is_found_out() {

@@ -86,6 +86,7 @@ fn random_batch(dice: &mut fastrand::Rng, term: &mut u64, log: &Recovered) -> Wr
     batch
 }
 
+/// P51.
 #[test]
 fn whatever_is_written_is_found_again_after_crashes_at_any_moment() {
     for seed in 0..150 {
@@ -141,6 +142,7 @@ fn whatever_is_written_is_found_again_after_crashes_at_any_moment() {
     }
 }
 
+/// P26.
 #[test]
 fn a_missing_end_that_was_synced_is_found_by_the_watermark() {
     let sim = Sim::new(3);
@@ -163,6 +165,7 @@ fn a_missing_end_that_was_synced_is_found_by_the_watermark() {
     assert!(matches!(outcome, Err(StorageError::Corrupt { .. })), "{outcome:?}");
 }
 
+/// P52.
 #[test]
 fn a_failed_sync_is_final_and_a_second_opener_is_refused() {
     let sim = Sim::new(4);

@@ -16,6 +16,7 @@ mod signal;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -32,8 +33,8 @@ use self::signal::Signal;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct TcpConfig {
-    /// The longest message in bytes. Default 16 MiB; it must be more than a command and more than
-    /// what a node puts into one append.
+    /// The longest message in bytes. Default 16 MiB; a node does not start if its config allows
+    /// longer ones.
     pub message_bytes_max: u64,
     /// How many messages wait for one peer. Default 4,096; more are dropped.
     pub queue_messages_max: usize,
@@ -188,6 +189,14 @@ impl TcpTransport {
     }
 }
 
+/// Whether an address can be listened on, but not dialed from elsewhere.
+fn is_nowhere(address: &str) -> bool {
+    match address.parse::<SocketAddr>() {
+        Ok(known) => known.ip().is_unspecified() || known.port() == 0,
+        Err(_) => address.ends_with(":0"),
+    }
+}
+
 impl Drop for TcpTransport {
     fn drop(&mut self) {
         self.shared.closed.set();
@@ -205,6 +214,17 @@ impl fmt::Debug for TcpTransport {
 
 #[async_trait]
 impl Transport for TcpTransport {
+    fn check(&self, address: &str, message_bytes: u64) -> Result<(), TransportError> {
+        let bytes_max = self.shared.config.message_bytes_max;
+        if message_bytes > bytes_max {
+            return Err(TransportError::TooLarge { bytes: message_bytes, bytes_max });
+        }
+        if is_nowhere(address) {
+            return Err(TransportError::BadAddress { address: address.to_owned() });
+        }
+        Ok(())
+    }
+
     fn attach(&self, inbox: Arc<dyn Inbox>) {
         let id = inbox.local().group;
         let group = Group { inbox, outboxes: BTreeMap::new(), ended: Signal::default() };

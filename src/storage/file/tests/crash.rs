@@ -254,6 +254,7 @@ impl World {
     }
 }
 
+/// P24.
 #[test]
 fn the_power_may_go_at_every_operation() {
     let script = Arc::new(script(100));
@@ -287,6 +288,7 @@ fn the_process_may_end_at_every_operation_and_then_the_power_goes() {
     }
 }
 
+/// P51, P52.
 #[test]
 fn every_operation_may_fail_and_nothing_is_acknowledged_behind_it() {
     let script = Arc::new(script(100));

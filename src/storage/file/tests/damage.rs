@@ -187,6 +187,7 @@ fn being_begun(bytes: Vec<u8>) -> impl FnOnce(&mut Contents) {
     }
 }
 
+/// P51.
 #[test]
 fn a_segment_that_was_being_begun_is_no_damage() {
     let closed = Closed::new();
@@ -274,6 +275,7 @@ fn an_unknown_version_is_refused_by_name_and_nothing_is_touched() {
     assert_eq!(left, expected);
 }
 
+/// P53.
 #[test]
 fn numbers_that_no_log_reaches_are_refused() {
     let closed = Closed::new();

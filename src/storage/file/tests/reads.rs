@@ -45,6 +45,7 @@ async fn read_beside(
     (read, gone)
 }
 
+/// P41.
 #[test]
 fn what_is_read_beside_writes_is_the_old_or_the_new_or_compacted() {
     let script = Arc::new(script(100));
@@ -78,6 +79,7 @@ fn what_is_read_beside_writes_is_the_old_or_the_new_or_compacted() {
     assert!(read > 1_000 && gone > 100, "{read} read, {gone} times gone");
 }
 
+/// P53.
 #[test]
 fn every_range_reads_as_from_memory() {
     let script = script(60);
@@ -138,6 +140,7 @@ fn a_log_that_was_reset_lets_go_of_all_that_was_before() {
     });
 }
 
+/// P41.
 #[test]
 fn what_a_reset_takes_away_while_it_is_read_is_compacted() {
     let sim = Sim::new(1);

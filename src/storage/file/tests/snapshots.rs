@@ -120,6 +120,7 @@ fn a_snapshot_that_is_dropped_leaves_nothing() {
     });
 }
 
+/// P41.
 #[test]
 fn two_snapshots_of_one_place_do_not_mix() {
     let sim = Sim::new(1);

@@ -87,6 +87,7 @@ fn a_peer_that_answers_nonsense_or_no_is_left_alone_for_longer_and_longer() {
     }
 }
 
+/// P42.
 #[test]
 fn a_peer_that_stops_reading_is_left_and_dialed_again() {
     in_sim(|sim| async move {
@@ -98,6 +99,7 @@ fn a_peer_that_stops_reading_is_left_and_dialed_again() {
     });
 }
 
+/// P42.
 #[test]
 fn what_waits_for_one_peer_is_bounded_in_messages_and_bytes() {
     in_sim(|sim| async move {
@@ -122,6 +124,7 @@ fn what_waits_for_one_peer_is_bounded_in_messages_and_bytes() {
     });
 }
 
+/// P14.
 #[test]
 fn a_stream_has_a_connection_of_its_own_and_holds_no_message_up() {
     in_sim(|sim| async move {

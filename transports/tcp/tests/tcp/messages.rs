@@ -22,6 +22,25 @@ fn messages_arrive_in_both_directions_and_in_order() {
     });
 }
 
+/// P43, P56.
+#[test]
+fn what_it_cannot_carry_and_addresses_that_nobody_can_dial_are_refused_beforehand() {
+    in_sim(|sim| async move {
+        let mut config = TcpConfig::default();
+        config.message_bytes_max = 1_000;
+        let one = bind(&sim.process(1), config).await;
+        for address in ["", "host-1:1", "10.0.0.1:4647", "[2001:db8::1]:4647"] {
+            assert!(one.check(address, 1_000).is_ok(), "{address}");
+        }
+        let long = one.check("host-1:1", 1_001);
+        assert!(matches!(long, Err(TransportError::TooLarge { bytes: 1_001, bytes_max: 1_000 })));
+        for address in ["0.0.0.0:4647", "[::]:4647", "10.0.0.1:0", "host-1:0"] {
+            let refused = one.check(address, 1_000);
+            assert!(matches!(refused, Err(TransportError::BadAddress { .. })), "{address}");
+        }
+    });
+}
+
 #[test]
 fn what_does_not_fit_is_dropped_and_said() {
     in_sim(|sim| async move {
@@ -43,6 +62,7 @@ fn what_does_not_fit_is_dropped_and_said() {
     });
 }
 
+/// P45.
 #[test]
 fn a_peer_that_comes_back_is_found_again_and_one_that_moved_too() {
     in_sim(|sim| async move {
@@ -116,6 +136,7 @@ fn real_sockets_carry_it_too() {
     });
 }
 
+/// P45.
 #[test]
 fn what_waited_for_a_connection_that_failed_is_not_sent_on_the_next() {
     in_sim(|sim| async move {

@@ -116,6 +116,7 @@ fn what_is_no_handshake_is_refused() {
     }
 }
 
+/// P12.
 #[test]
 fn whoever_is_of_another_cluster_wants_another_server_or_group_is_told_so() {
     let rows = [
@@ -143,6 +144,7 @@ fn whoever_is_of_another_cluster_wants_another_server_or_group_is_told_so() {
     }
 }
 
+/// P12.
 #[test]
 fn a_dialer_that_is_refused_says_so_and_delivers_nothing() {
     let logs = logged(|| {
@@ -160,6 +162,7 @@ fn a_dialer_that_is_refused_says_so_and_delivers_nothing() {
     assert!(logs.contains("the peer refused the handshake"), "{logs}");
 }
 
+/// P43.
 #[test]
 fn a_frame_that_is_none_ends_the_connection() {
     let good = frame(3, &probe(1, 2, b"x").encode().into_bytes());
@@ -293,6 +296,7 @@ fn strangers_that_say_nothing_do_not_take_the_place_of_peers() {
     });
 }
 
+/// P14.
 #[test]
 fn a_stream_that_breaks_the_rules_is_no_stream() {
     let head = frame(3, &probe(1, 2, b"head").encode().into_bytes());
