@@ -32,8 +32,8 @@ pub trait Transport: Send + Sync + 'static {
     /// `address`, where it says that it is (empty if it does not say), and that messages of
     /// `message_bytes` are carried.
     ///
-    /// Otherwise a command could get into the log that no follower is ever sent, nor anything behind
-    /// it.
+    /// Otherwise a command could get into the log that no follower is ever sent, nor anything
+    /// behind it.
     fn check(&self, address: &str, message_bytes: u64) -> Result<(), TransportError> {
         let _ = (address, message_bytes);
         Ok(())
