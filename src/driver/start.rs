@@ -159,6 +159,7 @@ fn spawn(parts: Parts, ticks: Ticks, seed: u64, node: Node, shared: &Arc<Shared>
         group: parts.group,
         seed,
         incarnation: runtime.random(),
+        term_at_start: node.term(),
         timer: runtime.timer(tick_at),
         runtime: Arc::clone(&runtime),
         transport: parts.transport,

@@ -147,7 +147,8 @@ impl LogStore for GatedLog {
 struct Lengths(Gate, Faults);
 
 impl Stage {
-    /// Server 1 of three, formed but without a leader.
+    /// Server 1 of three, formed but without a leader, unless `prepare` gives it the stores of one
+    /// that was.
     pub(super) fn new(prepare: impl FnOnce(&mut Parts)) -> Self {
         let sim = Sim::new(1);
         let (log, wire) = (MemoryLogStore::new(), Arc::new(Wire::default()));
@@ -179,7 +180,9 @@ impl Stage {
         let voter = |n: u64| Member::voter(n.into(), "", format!("a{n}"));
         let formed = sim.run_until(Duration::from_secs(1), async move {
             let raft = Raft::start(parts).await.unwrap();
-            raft.bootstrap((1..=3).map(voter).collect()).await.unwrap();
+            if raft.status().cluster.is_nil() {
+                raft.bootstrap((1..=3).map(voter).collect()).await.unwrap();
+            }
             raft
         });
         Self { sim, raft: formed.unwrap(), wire, log, disk, machine, reads, failing }
