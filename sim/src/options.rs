@@ -206,6 +206,7 @@ impl Options {
         config.appends_in_flight_max = self.appends_in_flight;
         config.append_bytes_max = self.append_bytes;
         config.log_cache_bytes_max = self.cache_bytes;
+        config.waiting_requests_max = 512;
         config
     }
 }

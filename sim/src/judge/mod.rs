@@ -101,6 +101,8 @@ pub(crate) struct State {
     prefixes: BTreeMap<(u64, u64), u64>,
     disks: BTreeMap<NodeId, Disk>,
     leaders: BTreeMap<u64, NodeId>,
+    /// The highest commit index that anybody has told or written.
+    told: u64,
     votes: BTreeMap<(NodeId, u64), NodeId>,
     /// The last entry of each append that a leader sent, by the leader's term.
     appended: BTreeMap<(u64, u64), u64>,
@@ -168,6 +170,7 @@ impl Judge {
             prefixes: BTreeMap::new(),
             disks: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            told: ORIGIN.index,
             votes: BTreeMap::new(),
             appended: BTreeMap::new(),
             changes: BTreeSet::new(),

@@ -17,6 +17,7 @@ impl Judge {
         let mut state = self.lock();
         state.counts.messages += 1;
         state.term_is_durable(from, glance);
+        state.commit_told(from, glance.term, glance.commit);
         match glance.kind {
             RaftKind::Append | RaftKind::Heartbeat => state.leader_speaks(from, glance),
             RaftKind::AppendResponse if !glance.reject => state.acknowledges(from, glance),

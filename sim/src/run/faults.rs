@@ -243,6 +243,10 @@ impl Run {
             return;
         }
         if cluster.state(n) != State::Absent {
+            if !cluster.judge.was_member(cluster.id(n)) {
+                // It is being taken in already, and nobody would ever take that back.
+                return;
+            }
             // It was removed once: it comes as another.
             cluster.kill(n);
             cluster.wipe(n);
