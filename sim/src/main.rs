@@ -24,7 +24,7 @@ struct Arguments {
 enum Command {
     /// Plant every defect there is, and see each found.
     #[cfg(feature = "mutants")]
-    Mutants,
+    Mutants(mutants::Mutants),
     /// Run many seeds; stop at the first violation.
     Seeds(Seeds),
     /// Run one seed, or a saved case, and tell what happened.
@@ -81,7 +81,7 @@ struct Seeds {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         #[cfg(feature = "mutants")]
-        Command::Mutants => mutants::hunt_all(),
+        Command::Mutants(mutants) => mutants.run(),
         Command::Seeds(seeds) => seeds.run(),
         Command::Replay { what, trace } => replay(&what, trace.as_deref()),
         Command::Show { seed } => print_json(&Case::from_seed(seed)),

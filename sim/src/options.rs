@@ -9,7 +9,10 @@ use kontiki::Config;
 use serde::{Deserialize, Serialize};
 
 /// Everything about a run but its faults. A seed and this decide all that happens.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+///
+/// What a saved case does not know of yet is off.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Options {
     /// Where all chance comes from.
@@ -65,20 +68,22 @@ pub struct Options {
 }
 
 /// On what logs and snapshots are kept.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub enum DiskKind {
     /// The durable log in segments, on simulated files.
     Bytes,
     /// Objects in memory that lose what was not synced; much faster.
+    #[default]
     Objects,
 }
 
 /// What carries messages.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub enum NetworkKind {
     /// Whole messages, which are lost, doubled, delayed, and overtake each other.
+    #[default]
     Messages,
     /// The TCP transport over simulated connections.
     Streams,
