@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         #[cfg(target_os = "linux")]
         ["chaos-inside", ref options @ ..] => chaos::run_inside(options),
         ["crash", ref options @ ..] => crash::run(options),
+        ["mutants", ref options @ ..] if !options.is_empty() => sim::mutants(options),
         ["sim", ref options @ ..] if !options.is_empty() => sim::pass_on(options),
         ["instructions", "--write"] => instructions::write(),
         [step] if steps::STEPS.iter().any(|(name, _)| *name == step) => steps::one(step),
@@ -44,6 +45,6 @@ fn usage() -> String {
     let steps: Vec<&str> = steps::STEPS.iter().map(|(name, _)| *name).collect();
     let others = "check | chaos [--seed N] … (Linux) | bench [ROUNDS [SECONDS]] \
                   | crash [--cycles N] [--seed N]";
-    let sim = "sim seeds|replay|show|shrink …";
+    let sim = "sim seeds|replay|show|shrink … | mutants --fresh [--only NAME] [--record]";
     format!("cargo xtask {others} | {sim} | instructions --write | {}", steps.join(" | "))
 }

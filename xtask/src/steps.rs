@@ -16,6 +16,7 @@ pub(crate) const STEPS: &[(&str, Step)] = &[
     ("deny", deny),
     ("instructions", crate::instructions::compare),
     ("sim", crate::sim::check),
+    ("mutants", || crate::sim::mutants(&[])),
 ];
 
 /// Steps that are run by name only: counts belong to one compiler.
