@@ -31,6 +31,8 @@ pub enum Mutant {
     LateReadTaken,
     /// A server that has voted for itself in a write under way speaks as leader (rule W1).
     LeaderBeforeVote,
+    /// A server that only receives counts for commit, votes and leads.
+    LearnerCounts,
     /// Messages for others are taken in.
     MisdirectedTakenIn,
     /// The name of a new segment is not made durable.
@@ -82,7 +84,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::AckBeforeSync,
         Self::ChangesInForceEarly,
         Self::ChecksumIgnored,
@@ -94,6 +96,7 @@ impl Mutant {
         Self::HardStateFirst,
         Self::LateReadTaken,
         Self::LeaderBeforeVote,
+        Self::LearnerCounts,
         Self::MisdirectedTakenIn,
         Self::NameNotSynced,
         Self::OldTermCommitted,

@@ -19,7 +19,10 @@ impl Cluster {
         let Some(raft) = self.anybody() else { return Err(MembershipError::Unknown) };
         let result = raft.change_membership(change.clone()).await;
         match &result {
-            Ok(_) => self.judge.sometimes("a membership was changed"),
+            Ok(after) => {
+                self.judge.sometimes("a membership was changed");
+                self.judge.change_told(after);
+            }
             Err(MembershipError::Unknown) => {
                 self.judge.sometimes("the outcome of a membership change stayed unknown");
             }

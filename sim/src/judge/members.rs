@@ -22,6 +22,7 @@ impl Judge {
                 format!("servers {leader} and {id} both lead in term {}", status.term)
             });
         }
+        state.leads_as_voter(status);
         let (commit, applied) = (status.commit, status.applied);
         let before = state.indexes.insert(id, (commit, applied)).unwrap_or_default();
         state.check(Invariant::CommitMonotone, before.0 <= commit && before.1 <= applied, || {
@@ -37,6 +38,16 @@ impl Judge {
         if let Some(fatal) = &status.stopped {
             state.stopped(id, fatal, disk_failed);
         }
+    }
+
+    /// An operator has been told that a change was made: from here on no restart may forget that it
+    /// is committed, since a server that was taken out may be gone for good.
+    pub(crate) fn change_told(&self, after: &Membership) {
+        let mut state = self.lock();
+        let durable = state.disks.values().map(|disk| disk.commit).max().unwrap_or(0);
+        state.check(Invariant::DurableBeforeAck, after.index() <= durable, || {
+            format!("a change at {} was told, and every disk says commit {durable}", after.index())
+        });
     }
 
     /// Whether a server has ever been a member, as far as anybody has told.
@@ -108,6 +119,20 @@ impl State {
             format!(
                 "server {id} has the membership of {index}, with {} applied and {} committed, and there is one of {least}",
                 status.applied, status.commit
+            )
+        });
+    }
+
+    /// Who leads votes, as far as it knows itself.
+    fn leads_as_voter(&mut self, status: &Status) {
+        let (id, membership) = (status.id, &status.membership);
+        let leads = status.role == RaftRole::Leader && status.stopped.is_none();
+        let mut voters = membership.voters().chain(membership.outgoing_voters());
+        let votes = voters.any(|voter| voter.id == id);
+        self.check(Invariant::MembershipSafety, !leads || votes, || {
+            format!(
+                "server {id} leads in term {}, and does not vote in {membership:?}",
+                status.term
             )
         });
     }
