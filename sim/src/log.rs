@@ -39,6 +39,16 @@ impl WatchedLog {
         let pause = Duration::from_micros(self.dice.u64(50..1_000)) * times;
         self.process.timer(self.process.now() + pause).await;
     }
+
+    /// Whether the server dies now, because this moment was aimed at.
+    fn strikes(&self, moment: Moment) -> bool {
+        let strikes = self.links.strikes(self.process.id(), moment);
+        if strikes {
+            self.judge.sometimes("a server died at an aimed moment");
+            self.sim.kill(self.process.id());
+        }
+        strikes
+    }
 }
 
 /// So slow that nothing ever comes to an end.
@@ -70,6 +80,9 @@ impl LogStore for WatchedLog {
         let installs = installs || batch.reset_to.as_ref().is_some_and(|b| b.log_id.index > 1);
         let changes = batch.entries.iter().any(kontiki::storage::Entry::is_change);
         let synced = batch.sync || self.slowness.is_none();
+        if installs && self.strikes(Moment::Installing) {
+            return Err(StorageError::Poisoned);
+        }
         self.judge.write_begun(self.id, &batch);
         let late = self.dice.bool();
         if !late {
@@ -85,10 +98,7 @@ impl LogStore for WatchedLog {
         self.judge.write_done(self.id, synced);
         let moments = [(installs, Moment::Installed), (changes, Moment::ChangedMembership)];
         for (_, moment) in moments.into_iter().filter(|(did, _)| *did) {
-            if self.links.strikes(self.process.id(), moment) {
-                self.judge.sometimes("a server died at an aimed moment");
-                self.sim.kill(self.process.id());
-            }
+            self.strikes(moment);
         }
         Ok(())
     }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use kontiki::runtime::{Net as _, Runtime as _};
-use kontiki::{Change, JoinError, MembershipError, NodeId, Raft, TransferError};
+use kontiki::{Change, JoinError, Member, MembershipError, NodeId, Raft, TransferError};
 
 use crate::cluster::{Cluster, State, http_address};
+use crate::judge::Invariant;
 use crate::options::{Stream, stream};
 
 impl Cluster {
@@ -26,15 +27,38 @@ impl Cluster {
     /// Asks some server to change the membership, once.
     pub(crate) async fn change(&self, change: Change) -> Result<(), MembershipError> {
         let Some(raft) = self.anybody() else { return Err(MembershipError::Unknown) };
-        let result = raft.change_membership(change).await;
+        let result = raft.change_membership(change.clone()).await;
         match &result {
-            Ok(_) => self.judge.sometimes("a membership was changed"),
+            Ok(after) => {
+                self.judge.sometimes("a membership was changed");
+                self.judge.change_told(after);
+            }
             Err(MembershipError::Unknown) => {
                 self.judge.sometimes("the outcome of a membership change stayed unknown");
             }
             Err(_) => self.judge.sometimes("a membership change was refused"),
         }
+        if let (Ok(after), Change::Remove(gone)) = (&result, &change)
+            && after.member(*gone).is_none()
+        {
+            self.add_again(&raft, *gone).await;
+        }
         result.map(drop)
+    }
+
+    /// Tries what no operator should: a server that was taken out is to come back as it was.
+    async fn add_again(&self, raft: &Raft, gone: NodeId) {
+        let again = Member::learner(gone, "again", "server-again:1");
+        match raft.change_membership(Change::Add(again)).await {
+            Err(MembershipError::UsedId { .. }) => {
+                self.judge.sometimes("a removed server was refused under its old id");
+            }
+            Err(_) => {}
+            Ok(after) => {
+                let what = format!("{gone} was removed, and is taken in again: {after:?}");
+                self.judge.violated(Invariant::MembershipSafety, what);
+            }
+        }
     }
 
     pub(crate) async fn transfer(&self, via: u64, to: NodeId) {

@@ -112,20 +112,22 @@ impl Default for Options {
 }
 
 /// On what logs and snapshots are kept.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub enum DiskKind {
     /// The durable log in segments, on simulated files.
     Bytes,
     /// Objects in memory that lose what was not synced; much faster.
+    #[default]
     Objects,
 }
 
 /// What carries messages.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub enum NetworkKind {
     /// Whole messages, which are lost, doubled, delayed, and overtake each other.
+    #[default]
     Messages,
     /// The TCP transport over simulated connections.
     Streams,

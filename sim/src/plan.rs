@@ -48,6 +48,8 @@ pub enum Moment {
     Elected,
     /// It has installed a snapshot.
     Installed,
+    /// It has stored a leader's snapshot, and is about to let its log begin there.
+    Installing,
     /// It has voted for another.
     Voted,
 }
@@ -301,11 +303,12 @@ impl NetworkKind {
     }
 }
 
-const MOMENTS: [Moment; 6] = [
+const MOMENTS: [Moment; 7] = [
     Moment::Acknowledged,
     Moment::Campaigned,
     Moment::ChangedMembership,
     Moment::Elected,
     Moment::Installed,
+    Moment::Installing,
     Moment::Voted,
 ];

@@ -75,6 +75,11 @@ impl Driver {
         let id = request.id;
         let patience = Duration::from_millis(request.patience_ms.into());
         let deadline = self.now + patience.min(self.config.verb_timeout);
+        // Meant for this server as leader before it restarted, which may have carried it out.
+        let before = request.hops == HOPS_MAX && request.term <= self.term_at_start;
+        if before && request.counts() {
+            return self.answer_to(id, Err(Refusal::Unknown));
+        }
         if !self.node.is_leader() {
             return self.pass_on(request);
         }

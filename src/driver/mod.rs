@@ -54,9 +54,10 @@ use self::worker::Worker;
 use crate::config::{Config, Ticks};
 use crate::error::Fatal;
 use crate::id::GroupId;
+use crate::mutant::Mutant;
 use crate::node::{Node, Proposals, Reads, WriteJob};
 use crate::runtime::{Runtime, Timer};
-use crate::storage::{LogReader, LogStore, SnapshotStore, StorageError};
+use crate::storage::{LogReader, LogStore, SnapshotStore, StorageError, WriteBatch};
 use crate::transport::{MessageBody, Transport};
 
 type LogWorker = Worker<Box<dyn LogStore>, Result<(), StorageError>>;
@@ -70,6 +71,8 @@ struct Driver {
     seed: u64,
     /// Which start of this process: answers to requests of an earlier one are not ours.
     incarnation: u64,
+    /// In which term it started: it leads only in later ones.
+    term_at_start: u64,
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
     snapshots: Arc<dyn SnapshotStore>,
@@ -335,10 +338,17 @@ impl Driver {
             return;
         }
         let Some(mut job) = self.node.take_write() else { return };
-        let batch = std::mem::take(&mut job.batch);
+        let mut batch = std::mem::take(&mut job.batch);
         self.writing = Some(job);
         self.log.start(|mut log| {
             Box::pin(async move {
+                if Mutant::HardStateFirst.is_planted() {
+                    let hard_state = batch.hard_state.take();
+                    let first = WriteBatch { hard_state, sync: true, ..WriteBatch::default() };
+                    if let Err(error) = log.write(first).await {
+                        return (log, Err(error));
+                    }
+                }
                 let done = log.write(batch).await;
                 (log, done)
             })

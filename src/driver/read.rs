@@ -44,6 +44,12 @@ impl Driver {
             }
             return;
         }
+        if Mutant::ReadBeforeOwnCommit.is_planted()
+            && self.node.is_leader()
+            && let Some(round) = self.reads.begin()
+        {
+            self.reads.confirm(round, self.node.commit());
+        }
         if self.node.is_leader() || self.forwards_rest {
             return;
         }

@@ -6,6 +6,7 @@ use super::Driver;
 use super::apply::JobDone;
 use super::guard::spawn_job;
 use crate::id::{LogId, NodeId};
+use crate::mutant::Mutant;
 use crate::storage::{SnapshotMeta, StorageError};
 use crate::transport::{MessageBody, RaftKind, RaftMessage, StreamRefused, TransportError};
 
@@ -24,6 +25,8 @@ impl Driver {
             return None;
         }
         self.capturing = true;
+        let ahead = Mutant::SnapshotLabelledAhead.is_planted();
+        let applied = if ahead { self.node.last() } else { applied };
         let system = self.node.membership_at(applied.index).encode();
         Some(SnapshotMeta { log_id: applied, system, size_bytes: 0 })
     }

@@ -16,6 +16,7 @@ use super::{Driver, Scratch};
 use crate::Parts;
 use crate::config::Ticks;
 use crate::id::{ClusterId, LogId, NodeId};
+use crate::mutant::Mutant;
 use crate::node::{Node, Proposals, Reads, Start};
 use crate::raft::StartError;
 use crate::status::{Counters, RaftRole, Status};
@@ -95,7 +96,8 @@ async fn newest_usable(
             }
     };
     let all = store.list().await?;
-    let newest = all.into_iter().filter(|meta| in_log(meta.log_id)).max_by_key(|m| m.log_id);
+    let usable = |at| in_log(at) || Mutant::UninstalledSnapshotUsed.is_planted();
+    let newest = all.into_iter().filter(|meta| usable(meta.log_id)).max_by_key(|m| m.log_id);
     if newest.is_none() && base.index > 0 {
         let reason = format!("the log begins at {base}, but there is no snapshot from there on");
         return Err(StartError::Inconsistent(reason));
@@ -160,6 +162,7 @@ fn spawn(parts: Parts, ticks: Ticks, seed: u64, node: Node, shared: &Arc<Shared>
         group: parts.group,
         seed,
         incarnation: runtime.random(),
+        term_at_start: node.term(),
         timer: runtime.timer(tick_at),
         runtime: Arc::clone(&runtime),
         transport: parts.transport,

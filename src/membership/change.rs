@@ -7,6 +7,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use super::{Member, Membership, Role, put_text, read_id, read_text};
 use crate::error::{Fatal, NoLeader};
 use crate::id::NodeId;
+use crate::mutant::Mutant;
 use crate::transport::DecodeError;
 
 /// One change of the membership.
@@ -323,7 +324,8 @@ impl Membership {
         }
         let id = member.id.raft_id();
         let taken = self.members.keys().any(|known| *known != member.id && known.raft_id() == id);
-        if taken || self.tombstones.contains(&id) {
+        let removed = self.tombstones.contains(&id) && !Mutant::RemovedIdTakenBack.is_planted();
+        if taken || removed {
             return Err(MembershipError::UsedId { id: member.id });
         }
         if let Some(other) = self.member_at(&member.address)

@@ -5,6 +5,7 @@ use raft::eraftpb::{self, EntryType};
 use super::{Node, engine};
 use crate::id::LogId;
 use crate::membership::{Change, ChangeRecord, Membership, MembershipError};
+use crate::mutant::Mutant;
 
 /// How a change that this node proposed ended.
 #[derive(Debug)]
@@ -27,6 +28,10 @@ impl Node {
         let now = self.current().index();
         if planned_on.is_some_and(|planned| planned != now) {
             return Err(MembershipError::Superseded { now });
+        }
+        if Mutant::SecondChangeTaken.is_planted() {
+            self.pending_change = None;
+            self.raw.raft.pending_conf_index = 0;
         }
         if self.pending_change.is_some() || self.raw.raft.has_pending_conf() {
             return Err(MembershipError::InProgress);

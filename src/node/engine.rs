@@ -8,6 +8,7 @@ use raft::eraftpb::{self, ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfSt
 use crate::config::{Config, Ticks};
 use crate::id::LogId;
 use crate::membership::{ChangeRecord, Membership, Role, StepKind};
+use crate::mutant::Mutant;
 use crate::storage::{Entry, EntryKind, HardState, SnapshotMeta};
 use crate::transport::{RaftKind, RaftMessage};
 
@@ -101,6 +102,7 @@ pub(super) fn change_to_engine(record: Bytes) -> Bytes {
         let mut single = ConfChangeSingle::default();
         single.node_id = step.id;
         single.change_type = match step.kind {
+            StepKind::Learner if Mutant::LearnerCounts.is_planted() => ConfChangeType::AddNode,
             StepKind::Learner => ConfChangeType::AddLearnerNode,
             StepKind::Remove => ConfChangeType::RemoveNode,
             StepKind::Voter => ConfChangeType::AddNode,
@@ -182,6 +184,7 @@ pub(super) fn conf_state(membership: &Membership) -> ConfState {
         let id = member.id.raft_id();
         match member.role {
             Role::Voter => state.voters.push(id),
+            Role::Learner if Mutant::LearnerCounts.is_planted() => state.voters.push(id),
             Role::Learner if membership.outgoing.contains_key(&member.id) => {
                 state.learners_next.push(id);
             }

@@ -5,6 +5,7 @@ use raft::StateRole;
 
 use super::Node;
 use crate::membership::{ChangeRecord, Membership};
+use crate::mutant::Mutant;
 use crate::storage::{Entry, EntryKind, INDEX_MAX};
 use crate::transport::{RaftKind, RaftMessage};
 
@@ -36,6 +37,9 @@ impl Node {
         // Nobody asks the engine to ask for a snapshot.
         if message.request_snapshot != 0 {
             return Verdict::Malformed;
+        }
+        if Mutant::StaleTermTaken.is_planted() && message.kind == RaftKind::Append {
+            message.term = message.term.max(self.raw.raft.term);
         }
         match message.kind {
             RaftKind::Append => inspect_append(message),

@@ -14,6 +14,9 @@ use crate::transport::RaftKind;
 impl Node {
     pub(super) fn settle(&mut self) {
         self.fix_election_timeout();
+        if Mutant::OldTermCommitted.is_planted() && self.is_leader() {
+            self.commit_by_count();
+        }
         while self.fatal.is_none() && self.raw.has_ready() {
             let mut ready = self.raw.ready();
             if let Some(meta) = incoming_snapshot(&ready, &self.staged_snapshot) {
@@ -52,7 +55,9 @@ impl Node {
             let ours = entries.iter().map(engine::entry_from_engine).collect();
             let replaces = self.writes.add(number, ours, hard_state);
             self.writes.must_sync();
-            self.raw.mut_store().append(entries);
+            if !Mutant::EntriesNotReadable.is_planted() {
+                self.raw.mut_store().append(entries);
+            }
             return replaces;
         }
         if let Some(state) = hard_state {
@@ -144,6 +149,9 @@ impl Node {
     /// If nothing is being written or waits to be, there is nothing to wait for.
     fn pass_idle(&mut self, number: u64) {
         if self.is_writing() {
+            if Mutant::CountedBeforeSync.is_planted() {
+                self.raw.on_persist_ready(number);
+            }
             return;
         }
         self.durable = number;
@@ -167,6 +175,17 @@ impl Node {
         let base = Base { log_id: meta.log_id, system: meta.system.clone() };
         self.writes.install(number, base, state);
         self.installing = Some((ready, meta));
+    }
+
+    /// Commits whatever a quorum has, of any term, as nobody should.
+    fn commit_by_count(&mut self) {
+        let raft = &mut self.raw.raft;
+        let most = raft.mut_prs().maximal_committed_index().0;
+        if let Ok(term) = raft.raft_log.term(most)
+            && raft.raft_log.maybe_commit(most, term)
+        {
+            raft.bcast_append();
+        }
     }
 
     fn fix_election_timeout(&mut self) {
@@ -217,7 +236,8 @@ impl Node {
         let id = self.raw.raft.id;
         let votes = self.raw.raft.prs().conf().to_conf_state();
         let votes = votes.voters.contains(&id) || votes.voters_outgoing.contains(&id);
-        if self.raw.raft.state != StateRole::Leader || votes {
+        let stays = votes || Mutant::RemovedLeaderStays.is_planted();
+        if self.raw.raft.state != StateRole::Leader || stays {
             return;
         }
         let raft = &mut self.raw.raft;

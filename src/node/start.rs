@@ -38,6 +38,9 @@ impl Node {
         if Mutant::VoteForgotten.is_planted() {
             recovered.hard_state.vote = 0;
         }
+        if Mutant::TermForgotten.is_planted() {
+            (recovered.hard_state.term, recovered.hard_state.vote) = (last.term, 0);
+        }
         // W7, W2: nothing that was known to be committed may be missing.
         let commit = recovered.hard_state.commit;
         if commit > last.index {
@@ -52,7 +55,11 @@ impl Node {
         recovered.hard_state.commit = commit.max(applied.index).max(base.index);
         let mut history = History::new(base.index, decode(recovered.base.system.clone())?);
         let mut in_force = history.current().clone();
-        for entry in recovered.changes.iter().filter(|entry| entry.log_id.index <= applied.index) {
+        let is_in_force = |index: u64| {
+            (index <= applied.index || Mutant::ChangesInForceEarly.is_planted())
+                && !Mutant::RemovedCountsAgain.is_planted()
+        };
+        for entry in recovered.changes.iter().filter(|entry| is_in_force(entry.log_id.index)) {
             let record = if entry.data.is_empty() {
                 None
             } else {

@@ -301,8 +301,13 @@ impl Request {
     /// that leads again after a restart does so in a new term, so no copy of an old request is ever
     /// carried out, whatever the receiver has forgotten.
     pub(crate) fn is_late(&self, term: u64) -> bool {
+        self.counts() && self.term != term
+    }
+
+    /// Whether it matters how often it is carried out.
+    pub(crate) fn counts(&self) -> bool {
         match self.verb {
-            Verb::Change { .. } | Verb::Propose { .. } | Verb::Transfer { .. } => self.term != term,
+            Verb::Change { .. } | Verb::Propose { .. } | Verb::Transfer { .. } => true,
             // Joining twice is joining, and reading changes nothing.
             Verb::Join { .. } | Verb::ReadIndex => false,
         }

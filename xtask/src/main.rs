@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         ["chaos-inside", ref options @ ..] => chaos::run_inside(options),
         ["crash", ref options @ ..] => crash::run(options),
         ["fuzz", ref options @ ..] if !options.is_empty() => fuzz::pass_on(options),
+        ["mutants", ref options @ ..] if !options.is_empty() => sim::mutants(options),
         ["sim", ref options @ ..] if !options.is_empty() => sim::pass_on(options),
         ["instructions", "--write"] => instructions::write(),
         [step] if steps::STEPS.iter().any(|(name, _)| *name == step) => steps::one(step),
@@ -46,7 +47,7 @@ fn usage() -> String {
     let steps: Vec<&str> = steps::STEPS.iter().map(|(name, _)| *name).collect();
     let others = "check | chaos [--seed N] … (Linux) | bench [ROUNDS [SECONDS]] \
                   | crash [--cycles N] [--seed N]";
-    let sim = "sim seeds|replay|show|shrink …";
+    let sim = "sim seeds|replay|show|shrink … | mutants --fresh [--only NAME] [--record]";
     let fuzz = "fuzz [--seconds N] [--inputs N] [--seed N] [--target NAME] | fuzz replay|seeds …";
     format!("cargo xtask {others} | {fuzz} | {sim} | instructions --write | {}", steps.join(" | "))
 }

@@ -116,6 +116,18 @@ fn program() -> Result<std::path::PathBuf, String> {
     std::fs::canonicalize(&path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
+/// Every planted defect must break the case that was kept for it. `--fresh` hunts each afresh, and
+/// other options are those of the simulator's own command.
+pub(crate) fn mutants(options: &[&str]) -> Result<(), String> {
+    let options = match options {
+        [] => &["--recorded"],
+        ["--fresh", others @ ..] => others,
+        others => others,
+    };
+    run(cargo_command("run --quiet --profile sim -p kontiki-sim --features cli,mutants -- mutants")
+        .args(options))
+}
+
 fn simulator() -> Command {
     cargo_command("run --quiet --profile sim -p kontiki-sim --features cli --")
 }

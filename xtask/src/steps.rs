@@ -17,6 +17,7 @@ pub(crate) const STEPS: &[(&str, Step)] = &[
     ("instructions", crate::instructions::compare),
     ("fuzz", crate::fuzz::check),
     ("sim", crate::sim::check),
+    ("mutants", || crate::sim::mutants(&[])),
 ];
 
 /// Steps that are run by name only: counts belong to one compiler.

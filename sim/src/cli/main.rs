@@ -26,7 +26,7 @@ struct Arguments {
 enum Command {
     /// Plant every defect there is, and see each found.
     #[cfg(feature = "mutants")]
-    Mutants,
+    Mutants(mutants::Mutants),
     /// Run every saved case in a folder: none may break anything.
     Cases {
         /// Where the files are.
@@ -73,7 +73,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         #[cfg(feature = "mutants")]
-        Command::Mutants => mutants::hunt_all().map_err(Failed::from),
+        Command::Mutants(mutants) => mutants.run().map_err(Failed::from),
         Command::Cases { folder } => cases(&folder),
         Command::Dark { count } => dark::see(count),
         Command::Hashes { seeds, world } => {

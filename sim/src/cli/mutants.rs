@@ -1,7 +1,33 @@
-//! Each planted defect must be found, by an invariant that names it, within so many seeds.
+//! Each planted defect must be found, by an invariant that names it: by a hunt through so many seeds,
+//! and at once by a case that such a hunt has found before.
+
+use std::path::PathBuf;
 
 use kontiki::Mutant;
-use kontiki_sim::{Case, DiskKind, Invariant, Kind, NetworkKind, Plan, run};
+use kontiki_sim::{Case, DiskKind, Invariant, Kind, NetworkKind, Plan, Violation, run, shrink};
+
+/// What is done about the planted defects: without a flag each is hunted afresh.
+#[derive(clap::Args)]
+pub(crate) struct Mutants {
+    /// Only this one.
+    #[arg(long)]
+    only: Option<String>,
+    /// The first seed of the hunts.
+    #[arg(long, default_value_t = 1)]
+    first: u64,
+    /// Keep what the hunts find, made smaller.
+    #[arg(long)]
+    record: bool,
+    /// Replay what was kept: it must break with the defect, and must not without.
+    #[arg(long, conflicts_with = "record")]
+    recorded: bool,
+    /// Where the cases are kept.
+    #[arg(long, default_value = "sim/mutants")]
+    cases: PathBuf,
+    /// How many runs it may take to make a case smaller.
+    #[arg(long, default_value_t = 100)]
+    runs: usize,
+}
 
 /// What finds a defect, and where.
 struct Hunt {
@@ -14,8 +40,9 @@ struct Hunt {
 
 use DiskKind::{Bytes, Objects};
 use Invariant::{
-    AtMostOnce, DamageFound, DurableBeforeAck, Linearizable, NoPanic, NotAppliedIsNot, Progress,
-    ReadIndexFresh, VoteDurable,
+    AtMostOnce, Bounded, CommitMonotone, CommittedOnQuorum, DamageFound, DurableBeforeAck,
+    IndexesInOrder, LeaderCompleteness, Linearizable, LogMatching, MembershipSafety, NoPanic,
+    NotAppliedIsNot, Progress, ReadIndexFresh, SnapshotIsPrefix, StateMachineSafety, VoteDurable,
 };
 use Kind::{
     AimedCrash, BitFlip, Crash, DiskFailure, Membership, Message, Partition, Pause, SlowDisk,
@@ -23,20 +50,40 @@ use Kind::{
 };
 
 #[rustfmt::skip]
-const HUNTS: [Hunt; 15] = [
+const HUNTS: [Hunt; Mutant::ALL.len()] = [
     hunt(Mutant::AckBeforeSync, &[DurableBeforeAck, VoteDurable], Objects, &[Crash], 10),
+    hunt(Mutant::ChangesInForceEarly, &[MembershipSafety], Objects, &[Crash, Membership, Partition], 200),
     hunt(Mutant::ChecksumIgnored, &[DamageFound, NoPanic], Bytes, &[BitFlip, Crash], 300),
-    hunt(Mutant::CommittedChangeForgotten, &[Progress], Bytes, &[Crash, Membership, Partition, AimedCrash], 3_000),
+    hunt(Mutant::CommittedChangeForgotten, &[DurableBeforeAck], Bytes, &[Crash, Membership, Partition, AimedCrash], 200),
     hunt(Mutant::CopyCarriedOut, &[AtMostOnce], Objects, &[Message], 50),
+    hunt(Mutant::CountedBeforeSync, &[CommittedOnQuorum, DurableBeforeAck, IndexesInOrder], Objects, &[Crash], 50),
+    hunt(Mutant::EntriesNotReadable, &[NoPanic, Progress], Objects, &[Crash], 5),
     hunt(Mutant::FoundNotRewritten, &[DurableBeforeAck, VoteDurable, NoPanic], Bytes, &[DiskFailure, Crash], 300),
+    hunt(Mutant::HardStateFirst, &[IndexesInOrder], Objects, &[Crash], 50),
+    hunt(Mutant::LateReadTaken, &[ReadIndexFresh, Linearizable], Objects, &[Message, Partition, Pause, Transfer], 1_000),
     hunt(Mutant::LeaderBeforeVote, &[VoteDurable], Objects, &[Crash], 50),
+    hunt(Mutant::LearnerCounts, &[MembershipSafety, CommittedOnQuorum], Objects, &[Crash, Membership, Partition], 200),
     hunt(Mutant::MisdirectedTakenIn, &[NoPanic, DurableBeforeAck, VoteDurable], Objects, &[Message, Crash, Partition], 300),
+    hunt(Mutant::NameNotSynced, &[DurableBeforeAck, VoteDurable, NoPanic], Bytes, &[Crash], 50),
+    hunt(Mutant::OldTermCommitted, &[CommittedOnQuorum, CommitMonotone, LeaderCompleteness], Objects, &[AimedCrash, Crash, Partition], 2_000),
+    hunt(Mutant::QueueUnbounded, &[Bounded], Objects, &[Crash], 50),
     hunt(Mutant::ReadBeforeApplied, &[Linearizable], Objects, &[Partition, Crash], 50),
+    hunt(Mutant::ReadBeforeOwnCommit, &[ReadIndexFresh, Linearizable], Objects, &[AimedCrash, Crash, Partition], 100),
     hunt(Mutant::ReadWithoutRound, &[ReadIndexFresh, Linearizable], Objects, &[Partition, Pause], 300),
+    hunt(Mutant::RemovedCountsAgain, &[MembershipSafety], Objects, &[Crash, Membership], 200),
+    hunt(Mutant::RemovedIdTakenBack, &[MembershipSafety], Objects, &[Membership], 50),
+    hunt(Mutant::RemovedLeaderStays, &[MembershipSafety], Objects, &[Membership], 200),
     hunt(Mutant::ReplacedAcknowledged, &[DurableBeforeAck], Objects, &[AimedCrash, Crash, Message, Partition, Pause, SlowDisk, Transfer, Wipe], 3_000),
+    hunt(Mutant::SecondChangeTaken, &[MembershipSafety], Objects, &[Membership, SlowDisk], 200),
+    hunt(Mutant::SnapshotLabelledAhead, &[SnapshotIsPrefix], Objects, &[Crash, Partition], 100),
     hunt(Mutant::SnapshotLossUnreported, &[Progress], Objects, &[Partition, Crash, Message], 1_000),
+    hunt(Mutant::SnapshotNotSynced, &[NoPanic], Bytes, &[Crash], 100),
+    hunt(Mutant::StaleTermTaken, &[DurableBeforeAck, LogMatching, CommitMonotone, StateMachineSafety, NoPanic], Objects, &[Message, Partition, Pause], 200),
     hunt(Mutant::SyncErrorIgnored, &[DurableBeforeAck, NoPanic], Bytes, &[DiskFailure, Crash], 100),
+    hunt(Mutant::SyncRetried, &[DurableBeforeAck, VoteDurable, NoPanic], Bytes, &[DiskFailure, Crash], 100),
     hunt(Mutant::SyncSkipped, &[DurableBeforeAck, VoteDurable, NoPanic], Bytes, &[Crash], 20),
+    hunt(Mutant::TermForgotten, &[VoteDurable], Objects, &[Crash], 10),
+    hunt(Mutant::UninstalledSnapshotUsed, &[NoPanic, SnapshotIsPrefix], Objects, &[AimedCrash, Crash, Message, Partition], 200),
     hunt(Mutant::UnknownIsRefused, &[NotAppliedIsNot], Objects, &[Partition, Crash], 100),
     hunt(Mutant::VoteForgotten, &[VoteDurable], Objects, &[AimedCrash, Crash], 1_000),
 ];
@@ -51,38 +98,105 @@ const fn hunt(
     Hunt { mutant, by, on, kinds, seeds_max }
 }
 
-/// Hunts each of them, in a world with only its own kinds of fault.
-pub(crate) fn hunt_all() -> Result<(), String> {
-    let mut survivors = Vec::new();
-    for mutant in Mutant::ALL {
-        let hunt =
-            HUNTS.iter().find(|hunt| hunt.mutant == mutant).ok_or("a mutant without hunt")?;
-        mutant.plant();
-        match hunt.first_seed() {
-            Ok((seed, invariant)) => println!("{mutant:?}: found by {invariant:?}, seed {seed}"),
-            Err(why) => {
-                println!("{mutant:?}: {why}");
-                survivors.push(mutant);
+impl Mutants {
+    /// Plants one after the other; all are tried, whatever becomes of one.
+    pub(crate) fn run(&self) -> Result<(), String> {
+        let mut survivors = Vec::new();
+        for mutant in Mutant::ALL {
+            let name = format!("{mutant:?}");
+            if self.only.as_ref().is_some_and(|only| *only != name) {
+                continue;
+            }
+            let hunt = HUNTS.iter().find(|hunt| hunt.mutant == mutant);
+            let hunt = hunt.ok_or_else(|| format!("nobody hunts {name}"))?;
+            let done = if self.recorded { self.replay(hunt) } else { self.hunt(hunt) };
+            match done {
+                Ok(how) => println!("{name}: found by {how}"),
+                Err(why) => {
+                    println!("{name}: {why}");
+                    survivors.push(name);
+                }
             }
         }
+        match survivors.is_empty() {
+            true => Ok(()),
+            false => Err(format!("not found as they must: {survivors:?}")),
+        }
     }
-    if survivors.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("not found as they must: {survivors:?}"))
+
+    /// Goes through seeds, in a world with only the defect's own kinds of fault.
+    fn hunt(&self, hunt: &Hunt) -> Result<String, String> {
+        for seed in self.first..=hunt.seeds_max {
+            let case = hunt.case(seed);
+            let Some(violation) = hunt.planted(&case) else { continue };
+            let invariant = violation.invariant;
+            if !hunt.by.contains(&invariant) {
+                Mutant::pull_out();
+                if let Some(other) = run(&case.options, &case.plan).violation {
+                    return Err(format!("seed {seed} breaks without it: {other}"));
+                }
+                return Err(format!("found at seed {seed}, but by another invariant: {violation}"));
+            }
+            if self.record {
+                self.keep(hunt, &case, invariant)?;
+            }
+            return Ok(format!("{invariant:?}, seed {seed}"));
+        }
+        Err(format!("survived {} seeds", hunt.seeds_max))
+    }
+
+    fn keep(&self, hunt: &Hunt, case: &Case, invariant: Invariant) -> Result<(), String> {
+        hunt.mutant.plant();
+        let smaller = shrink(case, invariant, self.runs);
+        let sound = [&smaller, case].into_iter().find(|case| hunt.told_apart(case).is_ok());
+        let sound = sound.ok_or("the case breaks without the defect too")?;
+        let text = serde_json::to_string_pretty(sound).map_err(|error| error.to_string())?;
+        std::fs::create_dir_all(&self.cases).map_err(|error| error.to_string())?;
+        std::fs::write(self.path(hunt), text + "\n").map_err(|error| error.to_string())
+    }
+
+    fn replay(&self, hunt: &Hunt) -> Result<String, String> {
+        let path = self.path(hunt);
+        let text = std::fs::read_to_string(&path);
+        let text = text.map_err(|error| format!("{}: {error}", path.display()))?;
+        let case = serde_json::from_str(&text);
+        let mut case: Case = case.map_err(|error| format!("{}: {error}", path.display()))?;
+        // Any change to the library gives a case another history; the same faults a few times more
+        // make up for that.
+        for again in 0..NEIGHBOURS {
+            if hunt.planted(&case).is_some() {
+                let how = hunt.told_apart(&case)?;
+                let place =
+                    if again == 0 { "at once".to_owned() } else { format!("{again} seeds on") };
+                return Ok(format!("{how:?}, {place}"));
+            }
+            case.options.seed += 1;
+        }
+        Err(format!("survived its case and {NEIGHBOURS} like it: record it again"))
+    }
+
+    fn path(&self, hunt: &Hunt) -> PathBuf {
+        self.cases.join(format!("{:?}.json", hunt.mutant))
     }
 }
 
 impl Hunt {
-    fn first_seed(&self) -> Result<(u64, Invariant), String> {
-        for seed in 1..=self.seeds_max {
-            let Some(violation) = run_case(&self.case(seed)) else { continue };
-            if self.by.contains(&violation.invariant) {
-                return Ok((seed, violation.invariant));
-            }
-            return Err(format!("found at seed {seed}, but by another invariant: {violation}"));
+    /// What a case breaks with the defect; the error says how it fails to prove it.
+    fn told_apart(&self, case: &Case) -> Result<Invariant, String> {
+        let violation = self.planted(case).ok_or("survived its case")?;
+        if !self.by.contains(&violation.invariant) {
+            return Err(format!("found by another invariant: {violation}"));
         }
-        Err(format!("survived {} seeds", self.seeds_max))
+        Mutant::pull_out();
+        match run(&case.options, &case.plan).violation {
+            None => Ok(violation.invariant),
+            Some(other) => Err(format!("without the defect its case breaks {other}")),
+        }
+    }
+
+    fn planted(&self, case: &Case) -> Option<Violation> {
+        self.mutant.plant();
+        run(&case.options, &case.plan).violation
     }
 
     fn case(&self, seed: u64) -> Case {
@@ -94,12 +208,12 @@ impl Hunt {
         options.faults_ms = 40_000;
         if options.kinds.contains(&Message) {
             (options.duplication_ppm, options.misdelivery_ppm) = (50_000, 2_000);
+            options.echo_ppm = 20_000;
         }
         case.plan = Plan::from_options(options);
         case
     }
 }
 
-fn run_case(case: &Case) -> Option<kontiki_sim::Violation> {
-    run(&case.options, &case.plan).violation
-}
+/// How many seeds a kept case is tried with.
+const NEIGHBOURS: u64 = 200;

@@ -2,7 +2,7 @@
 
 use kontiki::{LogId, NodeId};
 
-use super::{Invariant, Judge};
+use super::{Invariant, Judge, State};
 
 /// A command as the first server applied it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,6 +33,10 @@ impl Judge {
     pub(crate) fn applied(&self, id: NodeId, log_id: LogId, command: u64, chain: u64) {
         let mut state = self.lock();
         state.counts.applied += 1;
+        let here = state.disks.get(&id).is_some_and(|disk| disk.holds(log_id));
+        state.check(Invariant::IndexesInOrder, here, || {
+            format!("server {id} applied {log_id}, which its own disk does not hold")
+        });
         let one = AppliedCommand { term: log_id.term, command, chain };
         if let Some(known) = state.applied.get(&log_id.index).copied() {
             state.check(Invariant::StateMachineSafety, known == one, || {
@@ -87,7 +91,7 @@ impl Judge {
 
     /// The highest index that is certainly committed.
     pub(crate) fn committed(&self) -> u64 {
-        self.lock().applied.last_key_value().map_or(0, |(&index, _)| index)
+        self.lock().committed()
     }
 
     /// A linearizable read that began when `committed` was committed has been given `index`.
@@ -119,5 +123,12 @@ impl Judge {
         if index > 0 {
             state.sometimes("a state machine was restored from a snapshot");
         }
+    }
+}
+
+impl State {
+    /// The highest index that was applied.
+    pub(super) fn committed(&self) -> u64 {
+        self.applied.last_key_value().map_or(0, |(&index, _)| index)
     }
 }

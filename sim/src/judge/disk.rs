@@ -3,10 +3,10 @@
 
 use std::collections::VecDeque;
 
-use kontiki::storage::{Entry, Recovered, WriteBatch};
+use kontiki::storage::{Entry, HardState, Recovered, WriteBatch};
 use kontiki::{LogId, NodeId};
 
-use super::{Invariant, Judge, ORIGIN, hash};
+use super::{Invariant, Judge, ORIGIN, State, hash};
 
 /// The durable log of one server.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +28,7 @@ pub(super) struct Disk {
 struct Slot {
     term: u64,
     hash: u64,
+    is_change: bool,
     prefix: Option<u64>,
 }
 
@@ -85,7 +86,7 @@ impl Disk {
             self.entries.push_back(slot);
         }
         if let Some(state) = &batch.hard_state {
-            self.hard_state(&state.encode());
+            self.hard_state(*state);
         }
     }
 
@@ -94,14 +95,28 @@ impl Disk {
         let before = self.entries.back().map_or(self.base_prefix, |slot| slot.prefix);
         let prefix = before.map(|before| hash(before, &own.to_le_bytes()));
         let prefix = prefix.or_else(|| prefix_of(entry.log_id()));
-        Slot { term: entry.log_id().term, hash: own, prefix }
+        Slot { term: entry.log_id().term, hash: own, is_change: entry.is_change(), prefix }
     }
 
-    fn hard_state(&mut self, encoded: &[u8]) {
-        let number = |at: usize| {
-            encoded[at..at + 8].iter().rev().fold(0, |n, &byte| (n << 8) | u64::from(byte))
-        };
-        (self.term, self.vote, self.commit) = (number(0), number(8), number(16));
+    fn hard_state(&mut self, state: HardState) {
+        (self.term, self.vote, self.commit) = numbers(state);
+    }
+
+    /// Term and vote as last written, whether that has been acknowledged or not.
+    fn last_vote(&self) -> (u64, u64) {
+        let written = self.unsynced.iter().chain(&self.in_flight);
+        let last = written.filter_map(|batch| batch.hard_state).last().map(numbers);
+        last.map_or((self.term, self.vote), |(term, vote, _)| (term, vote))
+    }
+
+    /// The changes of the membership behind `index` in the log, once `batch` is written.
+    fn changes_behind(&self, index: u64, batch: &WriteBatch) -> Vec<u64> {
+        let end = batch.entries.first().map_or(u64::MAX, |entry| entry.log_id().index);
+        let kept = (self.base.index + 1..).zip(&self.entries).filter(|(_, slot)| slot.is_change);
+        let kept = kept.map(|(at, _)| at).filter(|at| (index + 1..end).contains(at));
+        let new = batch.entries.iter().filter(|entry| entry.is_change());
+        let new = new.map(|entry| entry.log_id().index).filter(|&at| at > index);
+        kept.chain(new).collect()
     }
 
     fn same_as(&self, found: &Self) -> bool {
@@ -127,6 +142,8 @@ impl Judge {
     /// A server has begun to write.
     pub(crate) fn write_begun(&self, id: NodeId, batch: &WriteBatch) {
         let mut state = self.lock();
+        state.hard_state_follows(id, batch);
+        state.one_change_at_a_time(id, batch);
         let disk = state.disks.entry(id).or_default();
         if let Some(first) = batch.entries.first() {
             let replaced = disk.last() + 1;
@@ -261,6 +278,42 @@ impl Judge {
     pub(crate) fn is_damaged(&self, id: NodeId) -> bool {
         self.lock().damaged.contains(&id)
     }
+}
+
+impl State {
+    /// A server's term never goes back, and in one term it votes for one only.
+    fn hard_state_follows(&mut self, id: NodeId, batch: &WriteBatch) {
+        let Some((term, vote, commit)) = batch.hard_state.map(numbers) else { return };
+        let before = self.disks.entry(id).or_default().last_vote();
+        let follows = term > before.0 || term == before.0 && (before.1 == 0 || vote == before.1);
+        self.check(Invariant::VoteDurable, follows, || {
+            format!(
+                "server {id} writes term {term} vote {vote:016x} after term {} vote {:016x}",
+                before.0, before.1
+            )
+        });
+        self.commit_told(id, term, commit);
+    }
+
+    /// Nobody proposes a change of the membership before the last one is committed.
+    fn one_change_at_a_time(&mut self, id: NodeId, batch: &WriteBatch) {
+        if !batch.entries.iter().any(Entry::is_change) {
+            return;
+        }
+        let committed = self.told.max(self.committed());
+        let pending = self.disks.entry(id).or_default().changes_behind(committed, batch);
+        self.check(Invariant::MembershipSafety, pending.len() <= 1, || {
+            format!("the log of server {id} has changes at {pending:?}, and {committed} committed")
+        });
+    }
+}
+
+/// Term, vote and commit index.
+fn numbers(state: HardState) -> (u64, u64, u64) {
+    let encoded = state.encode();
+    let number =
+        |at: usize| encoded[at..at + 8].iter().rev().fold(0, |n, &byte| (n << 8) | u64::from(byte));
+    (number(0), number(8), number(16))
 }
 
 fn prefix_of(prefixes: &std::collections::BTreeMap<(u64, u64), u64>, at: LogId) -> Option<u64> {

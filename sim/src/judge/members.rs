@@ -48,6 +48,7 @@ impl Judge {
                 format!("servers {leader} and {id} both lead in term {}", status.term)
             });
         }
+        state.leads_as_voter(status);
         let (commit, applied) = (status.commit, status.applied);
         let before = state.indexes.insert(id, (commit, applied)).unwrap_or_default();
         state.check(Invariant::CommitMonotone, before.0 <= commit && before.1 <= applied, || {
@@ -57,10 +58,27 @@ impl Judge {
         state.check(Invariant::IndexesInOrder, applied <= commit && commit <= last, || {
             format!("server {id} has applied {applied}, commit {commit}, last {last}")
         });
+        state.commit_told(id, status.term, commit);
         state.learn(&status.membership);
+        state.is_in_force(status);
         if let Some(fatal) = &status.stopped {
             state.stopped(id, fatal, disk_failed);
         }
+    }
+
+    /// An operator has been told that a change was made: from here on no restart may forget that it
+    /// is committed, since a server that was taken out may be gone for good.
+    pub(crate) fn change_told(&self, after: &Membership) {
+        let mut state = self.lock();
+        let durable = state.disks.values().map(|disk| disk.commit).max().unwrap_or(0);
+        state.check(Invariant::DurableBeforeAck, after.index() <= durable, || {
+            format!("a change at {} was told, and every disk says commit {durable}", after.index())
+        });
+    }
+
+    /// Whether a server has ever been a member, as far as anybody has told.
+    pub(crate) fn was_member(&self, id: NodeId) -> bool {
+        self.lock().memberships.values().any(|membership| membership.member(id).is_some())
     }
 
     /// The newest membership that anybody has told of.
@@ -82,6 +100,7 @@ impl State {
             return;
         }
         self.counts.membership_changes += 1;
+        self.nobody_returns(membership);
         let voters = |m: &Membership| m.voters().map(|one| one.id).collect::<BTreeSet<NodeId>>();
         if let Some((&at, before)) = self.memberships.range(..index).next_back()
             && self.changes.range(at + 1..index).next().is_none()
@@ -118,6 +137,47 @@ impl State {
         }
         self.memberships.insert(index, membership.clone());
         self.judge_waiting();
+    }
+
+    /// The membership of a server is that of the last committed change it has, neither an earlier
+    /// nor a later one.
+    fn is_in_force(&mut self, status: &Status) {
+        let (id, index) = (status.id, status.membership.index());
+        let newest = self.memberships.range(..=status.applied).next_back();
+        let least = newest.map_or(0, |(&index, _)| index);
+        self.check(Invariant::MembershipSafety, (least..=status.commit).contains(&index), || {
+            format!(
+                "server {id} has the membership of {index}, with {} applied and {} committed, and there is one of {least}",
+                status.applied, status.commit
+            )
+        });
+    }
+
+    /// Who leads votes, as far as it knows itself.
+    fn leads_as_voter(&mut self, status: &Status) {
+        let (id, membership) = (status.id, &status.membership);
+        let leads = status.role == RaftRole::Leader && status.stopped.is_none();
+        let mut voters = membership.voters().chain(membership.outgoing_voters());
+        let votes = voters.any(|voter| voter.id == id);
+        self.check(Invariant::MembershipSafety, !leads || votes, || {
+            format!(
+                "server {id} leads in term {}, and does not vote in {membership:?}",
+                status.term
+            )
+        });
+    }
+
+    /// Who was taken out never comes back: it may have forgotten what it had acknowledged.
+    fn nobody_returns(&mut self, membership: &Membership) {
+        let earlier = || self.memberships.range(..membership.index()).rev().map(|(_, m)| m);
+        let Some(before) = earlier().next() else { return };
+        let back = membership.members().map(|member| member.id).find(|&id| {
+            let left = before.member(id).is_none();
+            left && earlier().any(|old| old.member(id).is_some())
+        });
+        self.check(Invariant::MembershipSafety, back.is_none(), || {
+            format!("{back:?} was removed before {}, and is back", membership.index())
+        });
     }
 
     fn stopped(&mut self, id: NodeId, fatal: &Fatal, disk_failed: bool) {

@@ -105,6 +105,8 @@ pub(crate) struct State {
     prefixes: BTreeMap<(u64, u64), u64>,
     disks: BTreeMap<NodeId, Disk>,
     leaders: BTreeMap<u64, NodeId>,
+    /// The highest commit index that anybody has told or written.
+    told: u64,
     votes: BTreeMap<(NodeId, u64), NodeId>,
     /// Who campaigned first in a term.
     candidates: BTreeMap<u64, NodeId>,
@@ -176,6 +178,7 @@ impl Judge {
             prefixes: BTreeMap::new(),
             disks: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            told: ORIGIN.index,
             votes: BTreeMap::new(),
             candidates: BTreeMap::new(),
             busy: BTreeMap::new(),

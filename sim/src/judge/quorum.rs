@@ -23,6 +23,22 @@ impl State {
         self.judge_quorum(first);
     }
 
+    /// A server has told or written how far it knows the log to be committed. Whoever is the first
+    /// to know that, as a leader, must have counted an entry of its own term (thesis 3.6.2).
+    pub(super) fn commit_told(&mut self, id: NodeId, term: u64, commit: u64) {
+        if commit <= self.told.max(self.committed()) {
+            return;
+        }
+        self.told = commit;
+        let leads = self.leaders.get(&term) == Some(&id);
+        let of = self.disks.get(&id).and_then(|disk| disk.term_at(commit)).unwrap_or(term);
+        self.check(Invariant::CommittedOnQuorum, !leads || of == term, || {
+            format!(
+                "the leader of term {term}, server {id}, commits {commit}, which is of term {of}"
+            )
+        });
+    }
+
     /// Another membership is known: whatever waited for it is judged.
     pub(super) fn judge_waiting(&mut self) {
         for first in std::mem::take(&mut self.unjudged) {

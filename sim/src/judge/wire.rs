@@ -27,6 +27,7 @@ impl Judge {
         ];
         state.sim.record_event(name(glance.kind), &numbers);
         state.term_is_durable(from, glance);
+        state.commit_told(from, glance.term, glance.commit);
         match glance.kind {
             RaftKind::Append | RaftKind::Heartbeat => state.leader_speaks(from, glance),
             RaftKind::AppendResponse if !glance.reject => state.acknowledges(from, glance),

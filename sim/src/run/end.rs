@@ -1,11 +1,13 @@
 //! After the faults: everything is healed, or all but a minority, and the cluster must serve,
 //! agree, be quiet, and end.
 
+use std::future::Future as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Waker};
 
-use kontiki::Membership;
 use kontiki::runtime::sim::Link;
+use kontiki::{Consistency, Membership};
 
 use super::faults::spawn;
 use super::{Action, Run};
@@ -30,6 +32,7 @@ impl Run {
             return self.violated(Invariant::Progress, "the healed cluster does not come to agree");
         }
         self.be_quiet();
+        self.throng();
         self.shut_down();
         if !self.is_over() {
             self.judge_history();
@@ -153,6 +156,25 @@ impl Run {
                 self.violated(Invariant::Bounded, &what);
             }
         }
+    }
+
+    /// More ask at one moment than may wait: the rest must be refused at once.
+    fn throng(&self) {
+        let waiting_max = self.cluster.options.config().waiting_requests_max;
+        let up = self.cluster.numbers(|state| state == State::Up);
+        let Some(raft) = up.first().and_then(|&n| self.cluster.raft(n)) else { return };
+        let mut asked: Vec<_> =
+            (0..waiting_max + 9).map(|_| Box::pin(raft.read(Consistency::Linearizable))).collect();
+        let mut cx = Context::from_waker(Waker::noop());
+        let waiting = asked
+            .iter_mut()
+            .filter_map(|read| read.as_mut().poll(&mut cx).is_pending().then_some(()))
+            .count();
+        if waiting > waiting_max {
+            let what = format!("{waiting} reads wait, and no more than {waiting_max} may");
+            self.violated(Invariant::Bounded, &what);
+        }
+        self.cluster.judge.sometimes("more asked at once than may wait");
     }
 
     fn leads(&self) -> Option<(u64, u64, u64)> {

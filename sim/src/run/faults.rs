@@ -1,7 +1,6 @@
 //! Doing what the plan says.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kontiki::runtime::Runtime as _;
@@ -388,13 +387,14 @@ impl Run {
     /// Starts a server that is no member on an empty disk; `false` if it is one.
     fn begin_blank(&self, n: u64) -> bool {
         let cluster = &self.cluster;
-        // While another operator is at work, it may be about to become one.
-        let busy = cluster.operators.load(Ordering::Relaxed) > 0;
-        let known = cluster.state(n) != State::Absent;
-        if known && busy || cluster.judge.membership().member(cluster.id(n)).is_some() {
+        if cluster.judge.membership().member(cluster.id(n)).is_some() {
             return false;
         }
-        if known {
+        if cluster.state(n) != State::Absent {
+            if !cluster.judge.was_member(cluster.id(n)) {
+                // It is being taken in already, and nobody would ever take that back.
+                return false;
+            }
             // It was removed once: it comes as another.
             cluster.judge.sometimes("a server that was taken out came as another");
             cluster.kill(n);

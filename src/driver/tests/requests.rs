@@ -1,9 +1,12 @@
 //! Requests between servers.
 
+use std::sync::Arc;
+
 use super::stage::Stage;
 use crate::error::NoLeader;
 use crate::id::{ClusterId, GroupId, LogId, NodeId};
 use crate::raft::{Consistency, ProposeError, ReadError};
+use crate::storage::MemorySnapshotStore;
 use crate::transport::{
     Answer, Message, MessageBody, RaftKind, RaftMessage, Refusal, Reply, Request, RequestId, Verb,
 };
@@ -95,6 +98,29 @@ fn a_copy_of_a_request_to_an_earlier_leader_changes_nothing() {
     stage.turn();
     assert_eq!(stage.raft.status().last, last);
     assert_eq!(stage.answers(), [Answer { id: old.id, result: Err(Refusal::NotLeader) }]);
+}
+
+/// Found by the simulator: the answer to the first copy was lost, the leader restarted, and what it
+/// said to the second copy made a command that was applied one that never would be.
+#[test]
+fn a_restarted_leader_does_not_say_that_what_it_was_asked_before_was_not_done() {
+    let snapshots = Arc::new(MemorySnapshotStore::new());
+    let stage = Stage::new(|parts| parts.snapshots = snapshots.clone());
+    stage.lead();
+    let request = propose(stage.raft.status().term, 2, 1);
+    stage.hear(2, MessageBody::Request(request.clone()));
+    stage.turn();
+    assert!(matches!(stage.answers()[..], [Answer { result: Ok(Reply::Appended { .. }), .. }]));
+    let log = Box::new(stage.log.crash(0));
+    let stage = Stage::new(|parts| (parts.snapshots, parts.log) = (snapshots, log));
+    let later = propose(request.term + 1, 2, 2);
+    for request in [&request, &later] {
+        stage.hear(2, MessageBody::Request(request.clone()));
+    }
+    stage.turn();
+    let unknown = Answer { id: request.id, result: Err(Refusal::Unknown) };
+    let refused = Answer { id: later.id, result: Err(Refusal::NotLeader) };
+    assert_eq!(stage.answers(), [unknown, refused]);
 }
 
 #[test]

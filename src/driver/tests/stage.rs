@@ -170,12 +170,15 @@ struct Lengths {
 }
 
 impl Stage {
-    /// Server 1 of three, formed but without a leader.
+    /// Server 1 of three, formed but without a leader, unless `prepare` gives it the stores of one
+    /// that was.
     pub(super) fn new(prepare: impl FnOnce(&mut Parts)) -> Self {
         let stage = Self::blank(prepare);
-        let mut formed = stage.form();
-        stage.turn();
-        assert!(formed.look().unwrap().is_ok());
+        if stage.raft.status().cluster.is_nil() {
+            let mut formed = stage.form();
+            stage.turn();
+            assert!(formed.look().unwrap().is_ok());
+        }
         stage
     }
 

@@ -165,7 +165,11 @@ impl FileLogStore {
         if Mutant::SyncSkipped.is_planted() {
             ops.retain(|op| !matches!(op, FileOp::SyncData { .. }));
         }
-        let done = self.files.run(ops).await.map_err(StorageError::io("writing the log"));
+        let mut done = self.files.run(ops).await;
+        if done.is_err() && Mutant::SyncRetried.is_planted() {
+            done = self.files.run(vec![FileOp::SyncData { file }]).await;
+        }
+        let done = done.map_err(StorageError::io("writing the log"));
         if !Mutant::SyncErrorIgnored.is_planted() {
             done?;
         }

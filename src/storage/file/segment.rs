@@ -3,6 +3,7 @@
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use super::{Current, Spare, record};
+use crate::mutant::Mutant;
 use crate::runtime::{FileOp, Files, OpenMode};
 use crate::storage::{INDEX_MAX, StorageError, WriteBatch};
 
@@ -74,6 +75,9 @@ pub(super) async fn begin(
         FileOp::Write { file, at: 0, parts },
     ];
     ops.push(FileOp::SyncData { file });
+    if Mutant::NameNotSynced.is_planted() {
+        ops.retain(|op| !matches!(op, FileOp::SyncDir));
+    }
     if offset > current.len {
         current.len = offset;
     }

@@ -14,6 +14,7 @@ use futures::io::AsyncWrite;
 use futures::stream;
 
 use crate::id::LogId;
+use crate::mutant::Mutant;
 use crate::runtime::{BoxFuture, ByteReader, FileId, FileOp, Files, OpenMode};
 use crate::storage::{SnapshotMeta, SnapshotSink, SnapshotStore, StorageError};
 
@@ -324,12 +325,15 @@ impl SnapshotSink for FileSink {
         let meta = SnapshotMeta { size_bytes: self.size_bytes, ..self.meta.clone() };
         let file = self.file.id;
         let from = self.tmp.clone().expect("it is committed once");
-        let ops = vec![
+        let mut ops = vec![
             FileOp::Write { file, at: self.at, parts: vec![footer(&meta)] },
             FileOp::SyncData { file },
             FileOp::Rename { from, to: name(meta.log_id) },
             FileOp::SyncDir,
         ];
+        if Mutant::SnapshotNotSynced.is_planted() {
+            ops.retain(|op| !matches!(op, FileOp::SyncData { .. }));
+        }
         self.file.files.run(ops).await.map_err(StorageError::io("finishing a snapshot"))?;
         self.tmp = None;
         Ok(meta)
