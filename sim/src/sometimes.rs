@@ -76,7 +76,7 @@ const LOST: Cause = Kinds(&[BitFlip, Wipe]);
 
 /// All of them.
 #[rustfmt::skip]
-pub const SOMETIMES: [Sometimes; 76] = [
+pub const SOMETIMES: [Sometimes; 78] = [
     one("a bit flipped on a disk", Kinds(&[BitFlip])),
     one("a clock ran fast or slow", Kinds(&[Clock])),
     one("a command of unknown outcome was applied later", Others),
@@ -109,6 +109,7 @@ pub const SOMETIMES: [Sometimes; 76] = [
     one("a message went to another server", Kinds(&[Message])),
     one("a minority stayed down", Others),
     one("a read was not answered", Others),
+    one("a removed server was refused under its old id", CHANGE),
     one("a sector lay in the place of another", Kinds(&[BitFlip])),
     one("a server died again and again", Kinds(&[Crash])),
     one("a server died at an aimed moment", Kinds(&[AimedCrash])),
@@ -144,6 +145,7 @@ pub const SOMETIMES: [Sometimes; 76] = [
     one("leadership was transferred", Kinds(&[Transfer])),
     one("messages of one kind were lost", Kinds(&[Partition])),
     one("messages were held and came at once", Kinds(&[Partition])),
+    one("more asked at once than may wait", Queues),
     one("more than one entry was replaced", AnyFault),
     one("servers saw only their neighbours", Kinds(&[Partition])),
     one("the operator API answered 200", Http),

@@ -160,7 +160,10 @@ impl Run {
 
     /// More ask at one moment than may wait: the rest must be refused at once.
     fn throng(&self) {
-        let waiting_max = self.cluster.options.config().waiting_requests_max;
+        let waiting_max = self.cluster.options.waiting_requests;
+        if waiting_max > THRONG_MAX {
+            return;
+        }
         let up = self.cluster.numbers(|state| state == State::Up);
         let Some(raft) = up.first().and_then(|&n| self.cluster.raft(n)) else { return };
         let mut asked: Vec<_> =
@@ -222,3 +225,5 @@ impl Run {
 const CLIENT_AT_THE_END: u64 = crate::client::CLIENTS + 50;
 /// More tasks than this no idle server has.
 const TASKS_MAX: usize = 80;
+/// More than so many are not asked at once.
+const THRONG_MAX: usize = 1_000;
