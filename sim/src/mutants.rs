@@ -75,7 +75,7 @@ const HUNTS: [Hunt; Mutant::ALL.len()] = [
     hunt(Mutant::RemovedLeaderStays, &[MembershipSafety], Objects, &[Membership], 200),
     hunt(Mutant::ReplacedAcknowledged, &[DurableBeforeAck], Objects, &[AimedCrash, Crash, Message, Partition, Pause, SlowDisk, Transfer, Wipe], 3_000),
     hunt(Mutant::SecondChangeTaken, &[MembershipSafety], Objects, &[Membership, SlowDisk], 200),
-    hunt(Mutant::SnapshotLabelledAhead, &[SnapshotIsPrefix], Objects, &[Crash, Partition], 100),
+    hunt(Mutant::SnapshotLabelledAhead, &[SnapshotIsPrefix, StateMachineSafety], Objects, &[Crash, Partition], 100),
     hunt(Mutant::SnapshotLossUnreported, &[Progress], Objects, &[Partition, Crash, Message], 1_000),
     hunt(Mutant::SnapshotNotSynced, &[NoPanic], Bytes, &[Crash], 100),
     hunt(Mutant::StaleTermTaken, &[DurableBeforeAck, LogMatching, CommitMonotone, StateMachineSafety, NoPanic], Objects, &[Message, Partition, Pause], 200),
