@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub enum Mutant {
     /// Entries are acknowledged before they are durable.
     AckBeforeSync = 1,
-    /// After a restart changes of the membership are in force that are not committed, and once more
-    /// when they are.
+    /// After a restart changes of the membership are in force that are not committed, and once
+    /// more when they are.
     ChangesInForceEarly,
     /// A damaged record of the log is taken for a sound one.
     ChecksumIgnored,
@@ -47,8 +47,8 @@ pub enum Mutant {
     ReadBeforeOwnCommit,
     /// A leader answers reads without asking whether it still leads.
     ReadWithoutRound,
-    /// After a restart the changes since the beginning of the log are forgotten: who was removed counts
-    /// again.
+    /// After a restart the changes since the beginning of the log are forgotten: who was removed
+    /// counts again.
     RemovedCountsAgain,
     /// A server that was removed is taken in again under the same id.
     RemovedIdTakenBack,
