@@ -22,6 +22,8 @@
 //! - `http-server`: an HTTP/1.1 server over any runtime.
 //! - `tower`: the mount for axum and everything else that takes tower services.
 //! - `operator`: Nomad's Raft operator HTTP API.
+//! - `conformance`: kits that judge your own runtime, sockets, disk, transport, stores and state
+//!   machine.
 //!
 //! # Limits
 //!
@@ -36,6 +38,8 @@
 struct Readme;
 
 mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod driver;
 mod error;
 #[cfg(feature = "http")]

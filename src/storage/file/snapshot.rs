@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
@@ -19,6 +19,30 @@ use crate::storage::{SnapshotMeta, SnapshotSink, SnapshotStore, StorageError};
 /// Snapshots in a directory of their own.
 pub struct FileSnapshotStore {
     files: Arc<dyn Files>,
+    unfinished: Arc<Unfinished>,
+}
+
+/// The names under which snapshots are written before they have their own.
+#[derive(Default)]
+struct Unfinished(Mutex<(u64, Vec<String>)>);
+
+impl Unfinished {
+    /// A name that no other has, so that two of the same place do not write into each other.
+    fn begin(&self, at: LogId) -> String {
+        let mut state = self.lock();
+        state.0 += 1;
+        format!("tmp-{}-{}", name(at), state.0)
+    }
+
+    /// What was dropped; whoever begins another one makes room first.
+    fn take_dropped(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().1)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (u64, Vec<String>)> {
+        // No code of others runs under the lock, so a poisoned one still holds a whole value.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl FileSnapshotStore {
@@ -40,7 +64,7 @@ impl FileSnapshotStore {
             ops.push(FileOp::SyncDir);
             files.run(ops).await.map_err(StorageError::io("removing unfinished snapshots"))?;
         }
-        Ok(Self { files })
+        Ok(Self { files, unfinished: Arc::default() })
     }
 
     async fn read_meta(&self, name: &str, len: u64) -> Result<SnapshotMeta, StorageError> {
@@ -85,9 +109,13 @@ impl fmt::Debug for FileSnapshotStore {
 #[async_trait]
 impl SnapshotStore for FileSnapshotStore {
     async fn create(&self, meta: SnapshotMeta) -> Result<Box<dyn SnapshotSink>, StorageError> {
-        let tmp = format!("tmp-{}", name(meta.log_id));
-        let id = self.files.open(&tmp, OpenMode::Create).await;
+        let dropped = self.unfinished.take_dropped();
+        let ops: Vec<_> = dropped.into_iter().map(|name| FileOp::Remove { name }).collect();
+        self.files.run(ops).await.map_err(StorageError::io("removing unfinished snapshots"))?;
+        let name = self.unfinished.begin(meta.log_id);
+        let id = self.files.open(&name, OpenMode::Create).await;
         let id = id.map_err(StorageError::io("making a snapshot"))?;
+        let tmp = Tmp { name: Some(name), unfinished: Arc::clone(&self.unfinished) };
         let file = OpenFile { files: Arc::clone(&self.files), id };
         let buffer = BytesMut::with_capacity(CHUNK_BYTES);
         Ok(Box::new(FileSink { file, meta, tmp, buffer, at: 0, size_bytes: 0, writing: None }))
@@ -154,10 +182,24 @@ async fn read_chunk(file: &OpenFile, chunk: u64, len: u64) -> io::Result<Bytes> 
     Ok(bytes)
 }
 
+/// The name of an unfinished snapshot, which is to go if that is dropped.
+struct Tmp {
+    name: Option<String>,
+    unfinished: Arc<Unfinished>,
+}
+
+impl Drop for Tmp {
+    fn drop(&mut self) {
+        if let Some(name) = self.name.take() {
+            self.unfinished.lock().1.push(name);
+        }
+    }
+}
+
 struct FileSink {
     file: OpenFile,
     meta: SnapshotMeta,
-    tmp: String,
+    tmp: Tmp,
     buffer: BytesMut,
     at: u64,
     size_bytes: u64,
@@ -227,13 +269,15 @@ impl SnapshotSink for FileSink {
         }
         let meta = SnapshotMeta { size_bytes: self.size_bytes, ..self.meta.clone() };
         let file = self.file.id;
+        let tmp = self.tmp.name.clone().expect("it has its name until it is committed");
         let ops = vec![
             FileOp::Write { file, at: self.at, parts: vec![footer(&meta)] },
             FileOp::SyncData { file },
-            FileOp::Rename { from: self.tmp.clone(), to: name(meta.log_id) },
+            FileOp::Rename { from: tmp, to: name(meta.log_id) },
             FileOp::SyncDir,
         ];
         self.file.files.run(ops).await.map_err(StorageError::io("finishing a snapshot"))?;
+        self.tmp.name = None;
         Ok(meta)
     }
 }
