@@ -1,6 +1,7 @@
 //! The disk of this machine.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 #[cfg(not(unix))]
@@ -21,7 +22,6 @@ use super::files::{FileId, FileOp, Files, OpenMode};
 /// reads never queue behind a sync, and so that syncs need no pool whose order is anybody's guess.
 /// They end with the last handle. A call waits in a queue that holds as many as there are callers:
 /// a store makes one change at a time.
-#[derive(Debug)]
 pub struct OsFiles {
     directory: PathBuf,
     changes: mpsc::Sender<Job>,
@@ -31,7 +31,7 @@ pub struct OsFiles {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Table {
     open: BTreeMap<u64, Arc<File>>,
     count: u64,
@@ -61,8 +61,11 @@ impl OsFiles {
         let (answer, answered) = oneshot::channel();
         let (directory, table) = (self.directory.clone(), Arc::clone(&self.table));
         let job: Job = Box::new(move || {
+            let result = work(&directory, &table);
+            // Before the answer: whoever drops the last handle after it finds the lock free.
+            drop(table);
             // Whoever asked may have gone; what was done stays done.
-            let _ = answer.send(work(&directory, &table));
+            let _ = answer.send(result);
         });
         let gone = || io::Error::other("a thread for files has ended");
         worker.send(job).map_err(|_| gone())?;
@@ -82,6 +85,13 @@ fn worker(name: &str) -> io::Result<mpsc::Sender<Job>> {
     };
     std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
     Ok(jobs)
+}
+
+/// The directory alone, as an error names it.
+impl fmt::Debug for OsFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.directory.display())
+    }
 }
 
 #[async_trait]

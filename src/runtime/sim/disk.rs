@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -35,22 +35,31 @@ struct Node {
     data: Vec<u8>,
     durable: Vec<u8>,
     dirty: BTreeSet<usize>,
-    resized: bool,
+    /// The shortest it has been since the last sync, if its length changed: what was cut off reads
+    /// as zeros when it grows again.
+    shortest: Option<usize>,
 }
 
 #[derive(Clone)]
 enum NameChange {
     Remove(String),
+    Rename { from: String, to: String, node: u64 },
     Set(String, u64),
 }
 
 impl Disk {
-    /// The power goes. Names fall back to some moment since the last sync; each sector that was not
-    /// synced is lost, kept, or torn.
+    /// The power goes. Names fall back to some moment since the last sync, as on a disk with a
+    /// journal, or any of their changes is lost, as without one; each sector that was not synced is
+    /// lost, kept, or torn.
     pub(super) fn crash(&mut self, dice: &mut fastrand::Rng) {
+        let journal = dice.bool();
         let kept = dice.usize(..=self.name_changes.len());
         let mut names = std::mem::take(&mut self.durable_names);
-        self.name_changes.drain(..).take(kept).for_each(|change| change.apply(&mut names));
+        for (at, change) in self.name_changes.drain(..).enumerate() {
+            if if journal { at < kept } else { dice.bool() } {
+                change.apply(&mut names);
+            }
+        }
         self.durable_names = names.clone();
         self.names = names;
         self.nodes.values_mut().for_each(|node| node.crash(dice));
@@ -86,48 +95,50 @@ impl Disk {
             }
             FileOp::Rename { from, to } => {
                 let node = *self.names.get(&from).ok_or(io::ErrorKind::NotFound)?;
-                // One step on the disk: never both names gone.
-                self.change_name(NameChange::Set(to, node));
-                NameChange::Remove(from.clone()).apply(&mut self.names);
-                self.name_changes.push(NameChange::Remove(from));
+                self.change_name(NameChange::Rename { from, to, node });
             }
             FileOp::SetLen { file, len } => {
-                self.check_room(file, len)?;
-                let node = self.node(file, true)?;
-                node.data.resize(usize::try_from(len).map_err(io::Error::other)?, 0);
-                node.resized = true;
+                if self.room(file, 0, len)? < len {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                let len = usize::try_from(len).map_err(io::Error::other)?;
+                self.node(file, true)?.set_len(len);
             }
             FileOp::SyncData { file } => {
-                if std::mem::take(&mut self.fail_next_sync) {
+                let fails = std::mem::take(&mut self.fail_next_sync);
+                let node = self.node(file, false)?;
+                if fails {
+                    // As the kernel does: what could not be written counts as written, and stays
+                    // readable until the power goes. A second sync would find nothing to do.
+                    node.dirty.clear();
                     return Err(io::Error::other("planted failure of a sync"));
                 }
-                self.node(file, false)?.sync();
+                node.sync();
             }
             FileOp::SyncDir => {
                 self.name_changes.clear();
                 self.durable_names.clone_from(&self.names);
             }
             FileOp::Write { file, at, parts } => {
-                let len: usize = parts.iter().map(Bytes::len).sum();
-                self.check_room(file, at + len as u64)?;
-                let node = self.node(file, true)?;
-                let mut at = usize::try_from(at).map_err(io::Error::other)?;
-                for part in parts {
-                    node.write(at, &part);
-                    at += part.len();
+                let bytes = parts.concat();
+                let room = self.room(file, at, bytes.len() as u64)?;
+                let fits = usize::try_from(room).map_err(io::Error::other)?;
+                let at = usize::try_from(at).map_err(io::Error::other)?;
+                self.node(file, true)?.write(at, &bytes[..fits]);
+                if fits < bytes.len() {
+                    return Err(io::ErrorKind::StorageFull.into());
                 }
             }
         }
         Ok(())
     }
 
-    fn check_room(&mut self, file: FileId, end: u64) -> io::Result<()> {
-        let (used, max) = (self.used(), self.bytes_max);
-        let grows = end.saturating_sub(self.node(file, true)?.data.len() as u64);
-        if grows > 0 && max.is_some_and(|max| used + grows > max) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        Ok(())
+    /// How many of `len` bytes at `at` the disk still takes.
+    fn room(&mut self, file: FileId, at: u64, len: u64) -> io::Result<u64> {
+        let Some(max) = self.bytes_max else { return Ok(len) };
+        let free = max.saturating_sub(self.used());
+        let end = self.node(file, true)?.data.len() as u64 + free;
+        Ok(len.min(end.saturating_sub(at)))
     }
 }
 
@@ -138,15 +149,20 @@ impl Node {
         }
         let end = at + bytes.len();
         if self.data.len() < end {
-            self.data.resize(end, 0);
-            self.resized = true;
+            self.set_len(end);
         }
         self.data[at..end].copy_from_slice(bytes);
         self.dirty.extend(at / SECTOR..=(end - 1) / SECTOR);
     }
 
+    fn set_len(&mut self, len: usize) {
+        self.shortest = Some(self.shortest.unwrap_or(self.data.len()).min(len));
+        self.data.resize(len, 0);
+    }
+
     fn sync(&mut self) {
-        if self.resized {
+        if let Some(shortest) = self.shortest.take() {
+            self.durable.truncate(shortest);
             self.durable.resize(self.data.len(), 0);
         }
         for sector in std::mem::take(&mut self.dirty) {
@@ -155,15 +171,17 @@ impl Node {
                 self.durable[range.clone()].copy_from_slice(&self.data[range]);
             }
         }
-        self.resized = false;
     }
 
     fn crash(&mut self, dice: &mut fastrand::Rng) {
-        let mut after = self.durable.clone();
-        if self.resized && dice.bool() {
+        let mut after = std::mem::take(&mut self.durable);
+        if let Some(shortest) = self.shortest.take()
+            && dice.bool()
+        {
+            after.truncate(shortest);
             after.resize(self.data.len(), 0);
         }
-        for &sector in &self.dirty {
+        for sector in std::mem::take(&mut self.dirty) {
             let end = ((sector + 1) * SECTOR).min(self.data.len()).min(after.len());
             let start = sector * SECTOR;
             if start >= end {
@@ -176,8 +194,6 @@ impl Node {
             };
             after[start..start + written].copy_from_slice(&self.data[start..start + written]);
         }
-        self.dirty.clear();
-        self.resized = false;
         self.durable.clone_from(&after);
         self.data = after;
     }
@@ -186,9 +202,13 @@ impl Node {
 impl NameChange {
     fn apply(self, names: &mut BTreeMap<String, u64>) {
         match self {
-            Self::Remove(name) => names.remove(&name),
-            Self::Set(name, node) => names.insert(name, node),
-        };
+            Self::Remove(name) => drop(names.remove(&name)),
+            Self::Rename { from, to, node } => {
+                names.remove(&from);
+                names.insert(to, node);
+            }
+            Self::Set(name, node) => drop(names.insert(name, node)),
+        }
     }
 }
 
@@ -196,7 +216,20 @@ impl NameChange {
 /// directory.
 pub struct SimFiles {
     directory: Directory,
-    holds_lock: std::sync::atomic::AtomicBool,
+    held: Mutex<Option<Arc<Held>>>,
+}
+
+/// A lock that is held; runs under way keep it too, as they can still change files.
+struct Held(Directory);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // After a kill the lock is gone with the process.
+        let _ = self.0.with(|disk| {
+            disk.locked = false;
+            Ok(())
+        });
+    }
 }
 
 impl SimFiles {
@@ -204,8 +237,7 @@ impl SimFiles {
         let directory = Directory { process, name: directory.to_owned() };
         let key = (directory.process.id, directory.name.clone());
         directory.process.sim.lock().disks.entry(key).or_default();
-        let holds_lock = std::sync::atomic::AtomicBool::new(false);
-        Arc::new(Self { directory, holds_lock })
+        Arc::new(Self { directory, held: Mutex::default() })
     }
 
     /// Makes the next sync fail.
@@ -285,7 +317,7 @@ impl Files for SimFiles {
             }
             Ok(())
         })?;
-        self.holds_lock.store(true, std::sync::atomic::Ordering::Relaxed);
+        *super::lock(&self.held) = Some(Arc::new(Held(self.directory.clone())));
         Ok(())
     }
 
@@ -314,9 +346,8 @@ impl Files for SimFiles {
             if mode == OpenMode::Create
                 && let Some(node) = disk.nodes.get_mut(&node)
             {
-                node.data.clear();
+                node.set_len(0);
                 node.dirty.clear();
-                node.resized = true;
             }
             disk.count += 1;
             disk.open.insert(disk.count, (node, mode != OpenMode::Read));
@@ -330,7 +361,7 @@ impl Files for SimFiles {
         let (ended, end) = oneshot::channel::<()>();
         let before = self.with(|disk| Ok(disk.last_run.replace(end)))?;
         let (done, result) = oneshot::channel();
-        let directory = self.directory.clone();
+        let (directory, held) = (self.directory.clone(), super::lock(&self.held).clone());
         self.directory.process.spawn(Box::pin(async move {
             if let Some(before) = before {
                 // It ends by being dropped.
@@ -338,7 +369,7 @@ impl Files for SimFiles {
             }
             // The caller may have let go.
             let _ = done.send(directory.run(ops).await);
-            drop(ended);
+            drop((ended, held));
         }));
         // A kill drops the task.
         result.await.unwrap_or_else(|_| Err(killed()))
@@ -357,18 +388,6 @@ impl Files for SimFiles {
     fn close(&self, file: FileId) {
         // Closing what a kill has closed already is fine.
         let _ = self.with(|disk| Ok(disk.open.remove(&file.0)));
-    }
-}
-
-impl Drop for SimFiles {
-    fn drop(&mut self) {
-        if *self.holds_lock.get_mut() {
-            // After a kill the lock is gone with the process.
-            let _ = self.with(|disk| {
-                disk.locked = false;
-                Ok(())
-            });
-        }
     }
 }
 

@@ -220,3 +220,103 @@ fn runs_are_done_one_after_the_other() {
 fn bytes(file: FileId, at: u64, bytes: &'static [u8]) -> FileOp {
     FileOp::Write { file, at, parts: vec![Bytes::from_static(bytes)] }
 }
+
+/// What a file holds, in this life of process 1.
+fn contents(sim: &Sim, name: &'static str) -> Bytes {
+    let files = sim.process(1).files("log");
+    sim.run_until(MINUTE, async move {
+        let file = files.open(name, OpenMode::Read).await.unwrap();
+        files.read(file, 0, 10_000).await.unwrap()
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_file_that_is_cut_and_grows_again_has_zeros_where_it_was() {
+    let sim = Sim::new(1);
+    let files = sim.process(1).files("log");
+    sim.run_until(MINUTE, async move {
+        write(&files, "log", &[7; 2000], true).await;
+        let file = files.open("log", OpenMode::Write).await.unwrap();
+        let cut = [FileOp::SetLen { file, len: 10 }, FileOp::SetLen { file, len: 2000 }];
+        files.run(cut.into()).await.unwrap();
+        files.run(vec![FileOp::SyncData { file }]).await.unwrap();
+    })
+    .unwrap();
+    let before = contents(&sim, "log");
+    assert_eq!((&before[..10], &before[10..]), (&[7; 10][..], &[0; 1990][..]));
+    sim.kill(1);
+    assert_eq!(contents(&sim, "log"), before);
+}
+
+#[test]
+fn names_that_were_not_synced_are_lost_in_any_order_but_a_rename_is_one_step() {
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..60 {
+        let sim = Sim::new(seed);
+        let files = sim.process(1).files("log");
+        sim.run_until(MINUTE, async move {
+            write(&files, "a", b"1", true).await;
+            write(&files, "b", b"2", true).await;
+            let rename = FileOp::Rename { from: "a".into(), to: "c".into() };
+            files.run(vec![rename, FileOp::Remove { name: "b".into() }]).await.unwrap();
+        })
+        .unwrap();
+        sim.kill(1);
+        let files = sim.process(1).files("log");
+        let names = sim.run_until(MINUTE, async move { files.list().await.unwrap() }).unwrap();
+        seen.insert(names.into_iter().map(|(name, _)| name).collect::<String>());
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["a", "ab", "bc", "c"]);
+}
+
+#[test]
+fn what_a_failed_sync_did_not_write_is_lost_whatever_a_second_one_says() {
+    let sim = Sim::new(1);
+    let files = sim.process(1).files("log");
+    sim.run_until(MINUTE, async move {
+        write(&files, "log", b"1111", true).await;
+        let file = files.open("log", OpenMode::Write).await.unwrap();
+        files.run(vec![bytes(file, 0, b"2222")]).await.unwrap();
+        files.fail_next_sync();
+        files.run(vec![FileOp::SyncData { file }]).await.unwrap_err();
+        files.run(vec![FileOp::SyncData { file }]).await.unwrap();
+    })
+    .unwrap();
+    assert_eq!(contents(&sim, "log"), "2222");
+    sim.kill(1);
+    assert_eq!(contents(&sim, "log"), "1111");
+}
+
+#[test]
+fn a_full_disk_takes_what_fits() {
+    let sim = Sim::new(1);
+    let files = sim.process(1).files("log");
+    let kept = files.clone();
+    let full = sim.run_until(MINUTE, async move {
+        write(&kept, "log", b"1111", true).await;
+        kept.set_bytes_max(Some(6));
+        let file = kept.open("log", OpenMode::Write).await.unwrap();
+        kept.run(vec![bytes(file, 2, b"222222")]).await.unwrap_err().kind()
+    });
+    assert_eq!(full, Ok(std::io::ErrorKind::StorageFull));
+    assert_eq!(contents(&sim, "log"), "112222");
+}
+
+#[test]
+fn a_directory_is_locked_until_what_was_under_way_is_done() {
+    let sim = Sim::new(1);
+    let process = sim.process(1);
+    let refused = sim.run_until(MINUTE, async move {
+        let first = process.files("log");
+        first.lock().await.unwrap();
+        let file = first.open("log", OpenMode::Create).await.unwrap();
+        assert!(first.run(vec![bytes(file, 0, b"1")]).now_or_never().is_none());
+        drop(first);
+        let refused = process.files("log").lock().await.map_err(|error| error.kind());
+        process.timer(process.now() + Duration::from_secs(1)).await;
+        process.files("log").lock().await.unwrap();
+        refused
+    });
+    assert_eq!(refused, Ok(Err(std::io::ErrorKind::WouldBlock)));
+}

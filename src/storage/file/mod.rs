@@ -215,11 +215,13 @@ impl FileLogStore {
                 ops.push(FileOp::Remove { name });
                 self.files.close(file);
             }
+            // One at a time: a crash that undid only the first would leave a hole between segments,
+            // and that is damage to whoever opens the log.
+            ops.push(FileOp::SyncDir);
         }
         if ops.is_empty() {
             return Ok(());
         }
-        ops.push(FileOp::SyncDir);
         self.files.run(ops).await.map_err(StorageError::io("releasing segments"))
     }
 

@@ -361,15 +361,16 @@ fn a_snapshot_is_there_whole_or_not_at_all_and_damage_shows() {
 fn a_real_directory_keeps_a_log_and_refuses_a_second_opener() {
     futures::executor::block_on(async {
         let directory = tempfile::tempdir().unwrap();
-        let open = || async {
-            let files = Arc::new(OsFiles::new(directory.path().join("log")).unwrap());
-            FileLogStore::open(files, SMALL).await
-        };
+        let path = directory.path().join("log");
+        let open = || FileLogStore::open(Arc::new(OsFiles::new(&path).unwrap()), SMALL);
         let mut store = open().await.unwrap();
         for index in 1..=100 {
             store.write(entries(vec![entry(1, index, 100)])).await.unwrap();
         }
-        assert!(matches!(open().await, Err(StorageError::Busy { .. })));
+        let refused = open().await.unwrap_err();
+        assert!(matches!(refused, StorageError::Busy { .. }));
+        let expected = format!("{} is in use by another process", path.display());
+        assert_eq!(refused.to_string(), expected);
         drop(store);
         let mut store = open().await.unwrap();
         let (recovered, all) = contents(&mut store).await;
@@ -377,5 +378,17 @@ fn a_real_directory_keeps_a_log_and_refuses_a_second_opener() {
         let files = OsFiles::new(directory.path()).unwrap();
         let outside = files.open("../elsewhere", OpenMode::Create).await;
         assert_eq!(outside.unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
+    });
+}
+
+#[test]
+fn a_real_directory_is_free_as_soon_as_its_last_handle_is_gone() {
+    futures::executor::block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        for round in 0..300 {
+            let files = OsFiles::new(directory.path()).unwrap();
+            assert!(files.lock().await.is_ok(), "round {round}");
+            files.list().await.unwrap();
+        }
     });
 }
