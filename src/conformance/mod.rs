@@ -103,7 +103,7 @@ pub mod net;
 pub mod runtime;
 pub mod snapshot_store;
 pub mod state_machine;
-//T pub mod transport;
+pub mod transport;
 
 pub use self::disk::Disk;
 pub use self::files::FilesFixture;
@@ -112,7 +112,7 @@ pub use self::net::NetFixture;
 pub use self::runtime::RuntimeFixture;
 pub use self::snapshot_store::{SnapshotStoreFixture, SnapshotsOnDisk};
 pub use self::state_machine::StateMachineFixture;
-//T pub use self::transport::{Server, TransportFixture};
+pub use self::transport::{Server, TransportFixture};
 
 /// What every fixture can do: run a case.
 pub trait Fixture: Send + Sync + 'static {

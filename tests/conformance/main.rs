@@ -5,3 +5,4 @@
 mod machines;
 mod runtimes;
 mod stores;
+mod transports;

@@ -109,9 +109,13 @@ impl fmt::Debug for FileSnapshotStore {
 #[async_trait]
 impl SnapshotStore for FileSnapshotStore {
     async fn create(&self, meta: SnapshotMeta) -> Result<Box<dyn SnapshotSink>, StorageError> {
-        let dropped = self.unfinished.take_dropped();
-        let ops: Vec<_> = dropped.into_iter().map(|name| FileOp::Remove { name }).collect();
-        self.files.run(ops).await.map_err(StorageError::io("removing unfinished snapshots"))?;
+        for name in self.unfinished.take_dropped() {
+            match self.files.run(vec![FileOp::Remove { name }]).await {
+                // It had got its own name before it failed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                done => done.map_err(StorageError::io("removing an unfinished snapshot"))?,
+            }
+        }
         let name = self.unfinished.begin(meta.log_id);
         let id = self.files.open(&name, OpenMode::Create).await;
         let id = id.map_err(StorageError::io("making a snapshot"))?;
