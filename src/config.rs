@@ -34,9 +34,13 @@ pub struct Config {
     pub append_bytes_max: u64,
     /// The most append messages that one follower has not acknowledged. Default 256.
     pub appends_in_flight_max: usize,
-    /// The most bytes of commands that wait to be proposed or to be applied. Default 64 MiB.
+    /// The most bytes of commands that wait to be proposed or to be applied; each counts 256 bytes
+    /// more than it is long. A leader takes no more either while so much is not durable yet.
+    /// Default 64 MiB.
     pub waiting_bytes_max: usize,
-    /// The most requests (of any kind) that wait to be taken up. Default 65,536.
+    /// The most requests (of any kind) that wait to be taken up, the most reads that wait to be
+    /// confirmed and applied, and the most requests to other servers that wait for an answer.
+    /// Default 65,536.
     pub waiting_requests_max: usize,
     /// The most messages of peers that wait to be taken up; more are dropped. Default 4,096.
     pub inbound_messages_max: usize,
@@ -75,6 +79,11 @@ impl Default for Config {
         }
     }
 }
+
+/// What a waiting command takes besides its own bytes, as
+/// [`waiting_bytes_max`](Config::waiting_bytes_max) counts it: a limit on bytes alone would be none
+/// for short commands.
+pub(crate) const COMMAND_OVERHEAD_BYTES: usize = 256;
 
 /// A value in a [`Config`] that cannot work.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

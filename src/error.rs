@@ -37,6 +37,12 @@ impl PartialEq for Fatal {
 
 impl Eq for Fatal {}
 
+/// What a panic said, if it said anything.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic").to_owned()
+}
+
 /// Nobody is known to lead the cluster, and nobody turned up before the deadline. Nothing was done.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("no cluster leader")]

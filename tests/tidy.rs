@@ -36,7 +36,7 @@ fn sources(under: &[&str], ending: &str) -> Vec<(PathBuf, String)> {
 }
 
 fn rust() -> Vec<(PathBuf, String)> {
-    sources(&["src", "transports", "examples", "tests", "xtask"], ".rs")
+    sources(&["src", "transports", "benches", "examples", "tests", "xtask"], ".rs")
         .into_iter()
         .filter(|(path, _)| !path.to_string_lossy().contains("/target/"))
         .collect()

@@ -1,5 +1,6 @@
 //! The key-value store over HTTP, beside the operator API on the same port.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,6 +9,7 @@ use kontiki::http::{Body, BodyError, Handler};
 use kontiki::operator::OperatorApi;
 use kontiki::typed::{Client, Shared, TypedError};
 use kontiki::{Consistency, ProposeError, Raft};
+use percent_encoding::NON_ALPHANUMERIC;
 use serde_json::json;
 
 use crate::store::{Answer, Command, Condition, Hex, Store};
@@ -41,16 +43,14 @@ impl Service {
             (&Method::GET, Some(key)) => self.get(&key, &query).await,
             (&Method::PUT, Some(key)) => self.put(key, &query, body).await,
             (&Method::DELETE, Some(key)) => self.propose(Command::Delete { key: Hex(key) }).await,
-            _ => Err(failure(StatusCode::METHOD_NOT_ALLOWED, "GET, PUT and DELETE")),
+            (_, key) => Err(wrong_method(if key.is_some() { "GET, PUT, DELETE" } else { "GET" })),
         }
     }
 
     async fn list(&self, query: &Query) -> Answered {
         self.fresh(query).await?;
         let prefix = query.value("prefix").unwrap_or_default();
-        let keys: Vec<String> = self.store.read(|store| {
-            store.keys(&prefix).map(|key| String::from_utf8_lossy(key).into_owned()).collect()
-        });
+        let keys: Vec<String> = self.store.read(|store| store.keys(&prefix).map(shown).collect());
         Ok(reply(StatusCode::OK, &json!(keys)))
     }
 
@@ -79,6 +79,9 @@ impl Service {
         let value = body.collect(BODY_BYTES_MAX).await.map_err(|error| match error {
             BodyError::TooLarge { .. } => {
                 failure(StatusCode::PAYLOAD_TOO_LARGE, &error.to_string())
+            }
+            BodyError::Io(broken) if broken.kind() == ErrorKind::TimedOut => {
+                failure(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")
             }
             error => failure(StatusCode::BAD_REQUEST, &error.to_string()),
         })?;
@@ -135,6 +138,12 @@ fn failure(status: StatusCode, error: &str) -> Response<Body> {
     reply(status, &json!({ "error": error }))
 }
 
+fn wrong_method(allowed: &'static str) -> Response<Body> {
+    let mut response = failure(StatusCode::METHOD_NOT_ALLOWED, &format!("use {allowed}"));
+    response.headers_mut().insert("allow", http::HeaderValue::from_static(allowed));
+    response
+}
+
 fn reply(status: StatusCode, value: &serde_json::Value) -> Response<Body> {
     let mut response = Response::new(Body::from(value.to_string()));
     *response.status_mut() = status;
@@ -142,13 +151,14 @@ fn reply(status: StatusCode, value: &serde_json::Value) -> Response<Body> {
     response
 }
 
-/// The parameters of a request; keys and values are bytes.
+/// The parameters of a request, written as a form's are; keys and values are bytes.
 struct Query(Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Query {
     fn parse(query: &str) -> Self {
         let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        Self(pairs.map(|(key, value)| (percent_decode(key), percent_decode(value))).collect())
+        let decoded = |text: &str| percent_decode(&text.replace('+', " "));
+        Self(pairs.map(|(key, value)| (decoded(key), decoded(value))).collect())
     }
 
     fn value(&self, key: &str) -> Option<Vec<u8>> {
@@ -160,6 +170,15 @@ fn percent_decode(text: &str) -> Vec<u8> {
     percent_encoding::percent_decode_str(text).collect()
 }
 
+/// A key as JSON can hold it: one that is no text is written with escapes.
+fn shown(key: &[u8]) -> String {
+    let escaped = || percent_encoding::percent_encode(key, NON_ALPHANUMERIC).to_string();
+    std::str::from_utf8(key).map_or_else(|_| escaped(), str::to_owned)
+}
+
+/// A command carries a key, a value and the value to compare with as base-16 text: the longest
+/// value, and what fits into the head of a request.
+pub(crate) const COMMAND_BYTES_MAX: usize = 2 * BODY_BYTES_MAX + (512 << 10);
 const BODY_BYTES_MAX: usize = 1 << 20;
 const JSON: http::HeaderValue = http::HeaderValue::from_static("application/json");
 const OCTETS: http::HeaderValue = http::HeaderValue::from_static("application/octet-stream");

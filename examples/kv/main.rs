@@ -9,11 +9,14 @@
 //! ```
 //!
 //! You will see one line when the server is ready, and one whenever leader or membership change.
-//! `/kv/{key}` takes GET, PUT (with `cas` or `cas_index`) and DELETE; the operator API is on the
-//! same port.
+//! `/kv/{key}` takes GET (with `consistency`), PUT (with `cas` or `cas_index`) and DELETE,
+//! `/kv?prefix=` lists keys; the operator API is on the same port. Keys and values are bytes: a key
+//! is written with percent escapes where it has to be, and listed so if it is no text.
 
 #[path = "../common/node.rs"]
 mod node;
+#[path = "../common/options.rs"]
+mod options;
 #[path = "../common/service.rs"]
 mod service;
 #[path = "../common/store.rs"]
@@ -29,7 +32,7 @@ use kontiki::operator::{AllowAll, ApiConfig, Authorizer, OperatorApi, TokenList}
 use kontiki::runtime::{AsyncStd, Net, Runtime, Smol, Tokio};
 use kontiki::{Member, Raft};
 
-use self::node::Failure;
+use self::node::{Failure, Node};
 use self::service::Service;
 
 /// A replicated key-value server.
@@ -73,7 +76,10 @@ enum Kind {
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let options = match options::parse::<Options>("kv") {
+        Ok(options) => options,
+        Err(code) => return code,
+    };
     let served = match options.runtime {
         Kind::Smol => smol::block_on(serve(Arc::new(Smol::new()), options)),
         Kind::AsyncStd => async_std::task::block_on(serve(Arc::new(AsyncStd::new()), options)),
@@ -117,7 +123,7 @@ async fn serve<R: Runtime + Net>(runtime: Arc<R>, options: Options) -> Result<()
         ServerConfig::default(),
     );
     let server = bound.await.map_err(|e| format!("cannot listen on {}: {e}", options.http))?;
-    take_part(&node.raft, &options, &node.peer_address).await?;
+    take_part(&node, &options).await?;
     let (id, http) = (node.raft.id(), server.local_address());
     println!("{name} is {id}; HTTP on {http}, peers on {}", node.peer_address);
     let ended = report(&node.raft).await;
@@ -131,39 +137,53 @@ fn authorizer(options: &Options) -> Result<Arc<dyn Authorizer>, Failure> {
         return Ok(Arc::new(AllowAll::new()));
     };
     let tokens = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    if tokens.trim().is_empty() {
+        // Nobody could manage the cluster any more; surely that is not meant.
+        return Err(format!("{} holds no token", path.display()).into());
+    }
     Ok(Arc::new(TokenList::new(tokens.lines())))
 }
 
 /// On an empty directory: form a cluster or join one. On one with state: only what fits it is
 /// accepted.
-async fn take_part(raft: &Raft, options: &Options, address: &str) -> Result<(), Failure> {
-    let status = raft.status();
-    if !status.cluster.is_nil() {
-        let known = |peer: &String| status.membership.member_at(peer).is_some();
-        if !options.join.is_empty() && !options.join.iter().any(known) {
-            let text = format!(
-                "{} is of cluster {}, which none of --join is in",
-                options.data.display(),
-                status.cluster
-            );
-            return Err(text.into());
-        }
-        let moved = status.membership.member(raft.id()).filter(|me| me.address != address);
-        if let Some(me) = moved {
-            let text =
-                format!("its peers know it at {}, not at {address}; pass --peer {0}", me.address);
-            return Err(text.into());
-        }
-        return Ok(());
+async fn take_part(node: &Node, options: &Options) -> Result<(), Failure> {
+    let raft = &node.raft;
+    let me = Member::voter(raft.id(), options.name.clone(), node.peer_address.clone());
+    if !raft.status().cluster.is_nil() {
+        return fits(node, options, me).map_err(Into::into);
     }
     if options.bootstrap {
-        raft.bootstrap(vec![Member::voter(raft.id(), options.name.clone(), address)]).await?;
+        raft.bootstrap(vec![me]).await?;
         return Ok(());
     }
     if options.join.is_empty() {
-        return Err("the directory is empty: pass --bootstrap or --join".into());
+        let data = options.data.display();
+        return Err(format!("{data} is empty: pass --bootstrap or --join").into());
     }
     raft.join(&options.join).await?;
+    Ok(())
+}
+
+/// Whether the state that the directory holds is what the options say.
+fn fits(node: &Node, options: &Options, me: Member) -> Result<(), String> {
+    let (status, data) = (node.raft.status(), options.data.display());
+    let cluster = status.cluster;
+    if let Some(known) = node.known_elsewhere() {
+        let address = me.address;
+        return Err(format!(
+            "its peers know {data} at {known}, not at {address}: pass --peer {known}"
+        ));
+    }
+    let other = |peer: &String| status.membership.member_at(peer).is_some_and(|m| m.id != me.id);
+    // One that was killed while it joined does not know yet who is in its cluster.
+    let joining = status.membership.members().next().is_none();
+    if !options.join.is_empty() && !joining && !options.join.iter().any(other) {
+        return Err(format!("{data} is of cluster {cluster}, which none of --join is in"));
+    }
+    if options.bootstrap && !node.raft.was_formed_of(vec![me]) {
+        let text = "which this server did not form: leave --bootstrap out";
+        return Err(format!("{data} is of cluster {cluster}, {text}"));
+    }
     Ok(())
 }
 

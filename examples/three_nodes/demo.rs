@@ -1,8 +1,8 @@
 //! What a cluster does, step by step.
 
 use indicatif::ProgressBar;
-use kontiki::Consistency;
 use kontiki::typed::Client;
+use kontiki::{Consistency, Status};
 
 use crate::node::Failure;
 use crate::store::{Command, Hex, Store};
@@ -14,9 +14,10 @@ pub(crate) async fn walk(cluster: &mut Cluster) -> Result<(), Failure> {
     println!("\n1. {} was elected in term {term}. A hundred writes:", cluster.name(first));
     let bar = ProgressBar::new(WRITES);
     let client = Client::<Store>::new(cluster.raft(first)?);
+    // Of this run alone, so that what an earlier one left is not taken for it.
+    let written = Hex(format!("written in term {term}").into_bytes());
     for number in 0..WRITES {
-        let key = Hex(format!("demo/{number:03}").into_bytes());
-        let value = Hex(format!("written in term {term}").into_bytes());
+        let (key, value) = (Hex(key(number)), written.clone());
         client.propose(&Command::Put { key, value, only_if: None }).await?;
         bar.inc(1);
     }
@@ -31,7 +32,11 @@ pub(crate) async fn walk(cluster: &mut Cluster) -> Result<(), Failure> {
 
     let guarantee = raft.read(Consistency::Linearizable).await?;
     let up = cluster.up[second].as_ref().ok_or("the new leader is down")?;
-    let found = up.store.read(|store| store.keys(b"demo/").count());
+    let found = up.store.read(|store| {
+        let is_there =
+            |number: &u64| store.value(&key(*number)).is_some_and(|s| s.value == written);
+        (0..WRITES).filter(is_there).count()
+    });
     println!(
         "4. A linearizable read there, at index {}, finds {found} of {WRITES}.",
         guarantee.index
@@ -43,9 +48,8 @@ pub(crate) async fn walk(cluster: &mut Cluster) -> Result<(), Failure> {
     cluster.bring_up(first).await?;
     let target = raft.status().commit;
     let back = cluster.raft(first)?;
-    while back.status().applied < target {
-        smol::Timer::after(std::time::Duration::from_millis(20)).await;
-    }
+    let caught_up = |status: &Status| status.id == back.id() && status.applied >= target;
+    cluster.until("the old leader catches up", caught_up).await?;
     println!(
         "5. {} is back, and has caught up to index {}.",
         cluster.name(first),
@@ -57,6 +61,10 @@ pub(crate) async fn walk(cluster: &mut Cluster) -> Result<(), Failure> {
     println!("6. Leadership was handed back to {}:\n", cluster.name(leader));
     println!("{}", table(&cluster.raft(leader)?.status()));
     Ok(())
+}
+
+fn key(number: u64) -> Vec<u8> {
+    format!("demo/{number:03}").into_bytes()
 }
 
 const WRITES: u64 = 100;

@@ -2,12 +2,15 @@
 //! operator API of each node.
 //!
 //! `cargo run --example three_nodes` serves until Ctrl-C. You will see who leads as a table, lines
-//! to try with curl, and one line for every change of leader or membership. `--demo` walks through
-//! an election, a hundred writes, the loss of the leader, a linearizable read of what was written,
-//! the old leader's return and a transfer back, and ends.
+//! to try with curl, and one line for every change of leader or membership; Ctrl-C hands leadership
+//! over and ends all three. `--demo` walks through an election, a hundred writes, the loss of the
+//! leader, a linearizable read of what was written, the old leader's return and a transfer back,
+//! and ends.
 
 #[path = "../common/node.rs"]
 mod node;
+#[path = "../common/options.rs"]
+mod options;
 #[path = "../common/service.rs"]
 mod service;
 #[path = "../common/store.rs"]
@@ -27,19 +30,20 @@ use kontiki::runtime::Smol;
 use kontiki::typed::Shared;
 use kontiki::{Member, Raft, Role, Status};
 
-use self::node::Failure;
+use self::node::{Failure, Node};
 use self::service::Service;
 use self::store::Store;
 
 /// A live three-node cluster in one process.
 #[derive(Parser)]
 struct Options {
-    /// Where the logs are; kept between runs, so that the cluster comes back with its data.
-    #[arg(long, default_value = "target/three_nodes")]
-    data: PathBuf,
+    /// Where the logs are; kept between runs, so that the cluster comes back with its data. Without
+    /// it target/three_nodes, or with --port 0 a temporary directory.
+    #[arg(long)]
+    data: Option<PathBuf>,
     /// HTTP of the first node; the others are 10 and 20 above, peers one above each. 0: free ports,
-    /// and a temporary directory.
-    #[arg(long, default_value_t = 4646)]
+    /// or, for peers that know each other, those by which they do.
+    #[arg(long, default_value_t = 4646, value_parser = clap::value_parser!(u16).range(..=65_514))]
     port: u16,
     /// Walk through what a cluster does, and end.
     #[arg(long)]
@@ -68,7 +72,11 @@ pub(crate) struct Cluster {
 }
 
 fn main() -> ExitCode {
-    match smol::block_on(run(Options::parse())) {
+    let options = match options::parse("three_nodes") {
+        Ok(options) => options,
+        Err(code) => return code,
+    };
+    match smol::block_on(run(options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("three_nodes: {error}");
@@ -77,58 +85,81 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(mut options: Options) -> Result<(), Failure> {
+async fn run(options: Options) -> Result<(), Failure> {
+    let interrupted = interrupts()?;
     // Kept until the end: dropped, the temporary directory is gone.
-    let temporary = if options.port == 0 { Some(tempfile::tempdir()?) } else { None };
-    if let Some(directory) = &temporary {
-        options.data = directory.path().to_owned();
-    }
-    let mut cluster = Cluster::start(&options.data, options.port).await?;
+    let temporary;
+    let data = match &options.data {
+        Some(data) => data.as_path(),
+        None if options.port == 0 => {
+            temporary = tempfile::tempdir()?;
+            temporary.path()
+        }
+        None => Path::new("target/three_nodes"),
+    };
+    let mut cluster = Cluster::new(data, options.port);
+    let work = work(&mut cluster, options.demo);
+    let worked = smol::future::or(work, async {
+        // If nobody can interrupt any more, the work goes on.
+        if interrupted.recv().await.is_err() {
+            std::future::pending().await
+        }
+        println!("shutting down");
+        Ok(())
+    });
+    let worked = worked.await;
+    let stopped = cluster.stop().await;
+    worked.and(stopped)
+}
+
+async fn work(cluster: &mut Cluster, demo: bool) -> Result<(), Failure> {
+    cluster.start().await?;
     let leader = cluster.leader().await?;
     println!("{}", table(&cluster.raft(leader)?.status()));
-    if options.demo {
-        demo::walk(&mut cluster).await?;
-    } else {
-        println!("{}", cluster.hints());
-        serve(&cluster).await?;
+    if demo {
+        return demo::walk(cluster).await;
     }
-    cluster.stop().await
+    println!("{}", cluster.hints());
+    report(cluster).await
 }
 
-/// Prints every change until Ctrl-C.
-async fn serve(cluster: &Cluster) -> Result<(), Failure> {
-    let (interrupted, interrupt) = async_channel();
+/// Hears of every Ctrl-C.
+fn interrupts() -> Result<smol::channel::Receiver<()>, Failure> {
+    let (interrupted, interrupts) = smol::channel::bounded(1);
     ctrlc::set_handler(move || {
-        // The second Ctrl-C finds nobody listening any more.
+        // The second finds the first not heard yet, or nobody who listens any more.
         let _ = interrupted.try_send(());
     })?;
-    let mut last = String::new();
-    loop {
-        for up in cluster.up.iter().flatten() {
-            let status = up.raft.status();
-            if let Some(fatal) = status.stopped {
-                return Err(fatal.into());
-            }
-            if let Some(line) = news(&status).filter(|line| *line != last && status.established) {
-                println!("{line}");
-                last = line;
-            }
-        }
-        if interrupt.try_recv().is_ok() {
-            println!("shutting down");
-            return Ok(());
-        }
-        smol::Timer::after(Duration::from_millis(50)).await;
-    }
+    Ok(interrupts)
 }
 
-fn async_channel() -> (smol::channel::Sender<()>, smol::channel::Receiver<()>) {
-    smol::channel::bounded(1)
+/// Prints every change of leader or membership, until a node fails.
+async fn report(cluster: &Cluster) -> Result<(), Failure> {
+    let all: Vec<&Raft> = cluster.up.iter().flatten().map(|up| &up.raft).collect();
+    let mut watches: Vec<_> = all.iter().map(|raft| raft.watch()).collect();
+    let mut last = String::new();
+    loop {
+        let statuses: Vec<Status> = all.iter().map(|raft| raft.status()).collect();
+        if let Some(fatal) = statuses.iter().find_map(|status| status.stopped.clone()) {
+            return Err(fatal.into());
+        }
+        // One that has lost leadership may not know yet.
+        let leads = statuses.iter().filter(|status| status.established);
+        let line = leads.max_by_key(|status| status.term).and_then(news);
+        if let Some(line) = line.filter(|line| *line != last) {
+            println!("{line}");
+            last = line;
+        }
+        let changes = watches.iter_mut().map(|watch| Box::pin(watch.changed()));
+        futures::future::select_all(changes).await;
+    }
 }
 
 fn news(status: &Status) -> Option<String> {
     let leader = status.membership.member(status.leader?)?;
-    let members: Vec<_> = status.membership.members().map(|member| member.name.as_str()).collect();
+    let mut members: Vec<_> =
+        status.membership.members().map(|member| member.name.as_str()).collect();
+    members.sort_unstable();
     let voters = status.membership.voters().count();
     Some(format!(
         "term {}: {} leads {} ({voters} vote)",
@@ -160,32 +191,30 @@ pub(crate) fn table(status: &Status) -> String {
 }
 
 impl Cluster {
-    async fn start(data: &Path, port: u16) -> Result<Self, Failure> {
-        let at = |offset: u16| {
-            let port = if port == 0 { Some(0) } else { port.checked_add(offset) };
-            port.map(|port| format!("127.0.0.1:{port}")).ok_or("--port is too high")
-        };
-        let mut places = Vec::new();
-        for number in 0..3_u16 {
+    /// Nothing is up yet.
+    fn new(data: &Path, port: u16) -> Self {
+        // With port 0 every one of them is free.
+        let at = |offset| format!("127.0.0.1:{}", if port == 0 { 0 } else { port + offset });
+        let place = |number: u16| {
             let name = format!("n{}", number + 1);
-            let (http, peer) = (at(10 * number)?, at(10 * number + 1)?);
-            places.push(Place { directory: data.join(&name), name, http, peer });
-        }
-        let mut cluster = Self { places, up: [None, None, None].into() };
+            let (http, peer) = (at(10 * number), at(10 * number + 1));
+            Place { directory: data.join(&name), name, http, peer }
+        };
+        Self { places: (0..3).map(place).collect(), up: [None, None, None].into() }
+    }
+
+    async fn start(&mut self) -> Result<(), Failure> {
         for number in 0..3 {
-            cluster.bring_up(number).await?;
+            self.bring_up(number).await?;
         }
-        cluster.form().await?;
-        Ok(cluster)
+        self.form().await
     }
 
     /// Starts one of the three on what its directory holds.
     pub(crate) async fn bring_up(&mut self, number: usize) -> Result<(), Failure> {
-        let place = &mut self.places[number];
         let runtime = Arc::new(Smol::new());
-        let (directory, peer) = (place.directory.as_path(), place.peer.as_str());
-        let node =
-            node::start(runtime.clone(), &place.name, directory, peer, SEGMENT_BYTES).await?;
+        let node = self.places[number].start(runtime.clone()).await?;
+        let place = &mut self.places[number];
         let authorizer = Arc::new(AllowAll::new());
         let config = ApiConfig::default();
         let operator = OperatorApi::new(node.raft.clone(), authorizer, runtime.clone(), config);
@@ -203,21 +232,31 @@ impl Cluster {
         Ok(())
     }
 
-    /// On empty directories: the first forms a cluster, the others join it.
+    /// Those whose directories are empty take part: the first forms a cluster if there is none, the
+    /// others join.
     async fn form(&self) -> Result<(), Failure> {
-        let first = self.raft(0)?;
-        if first.status().cluster.is_nil() {
-            let place = &self.places[0];
+        let rafts: Vec<Raft> = (0..3).map(|number| self.raft(number)).collect::<Result<_, _>>()?;
+        let is_blank = |number: &usize| rafts[*number].status().cluster.is_nil();
+        let mut blank: Vec<usize> = (0..3).filter(is_blank).collect();
+        if blank.len() == 3 {
+            let (first, place) = (&rafts[0], &self.places[0]);
             let member = Member::voter(first.id(), place.name.clone(), place.peer.clone());
             first.bootstrap(vec![member]).await?;
+            blank.remove(0);
         }
-        for number in 1..3 {
-            let raft = self.raft(number)?;
-            if raft.status().cluster.is_nil() {
-                raft.join(&[self.places[0].peer.clone()]).await?;
-            }
+        let peers: Vec<String> = (0..3)
+            .filter(|number| !blank.contains(number))
+            .map(|number| self.places[number].peer.clone())
+            .collect();
+        for &number in &blank {
+            rafts[number].join(&peers).await?;
         }
-        self.until("all three vote", |status| status.membership.voters().count() == 3).await
+        let votes = |status: &Status, number: usize| {
+            let member = status.membership.member(rafts[number].id());
+            member.is_some_and(|member| member.role == Role::Voter)
+        };
+        let all_vote = |status: &Status| blank.iter().all(|number| votes(status, *number));
+        self.until("all three vote", all_vote).await
     }
 
     /// The one that leads and can serve.
@@ -255,7 +294,7 @@ impl Cluster {
         let http = &self.places[1].http;
         format!(
             "\nTry, on any of the three ({}):\n  \
-             curl {http}/v1/operator/raft/configuration?pretty\n  \
+             curl '{http}/v1/operator/raft/configuration?pretty'\n  \
              curl -X PUT --data hello {http}/kv/greeting\n  \
              curl {http}/kv/greeting\n  \
              curl -X PUT '{http}/v1/operator/raft/transfer-leadership?address={}'\n\
@@ -283,13 +322,30 @@ impl Cluster {
             if let Some(heir) = heir.filter(|_| status.established) {
                 // An heir that is not ready must not keep us: the cluster elects one when it comes
                 // back.
-                if let Err(error) = up.raft.transfer_leadership(heir.raft.id()).await {
-                    eprintln!("leadership was not handed over: {error}");
+                match up.raft.transfer_leadership(heir.raft.id()).await {
+                    Ok(()) => println!("{} hands leadership over", self.name(number)),
+                    Err(error) => eprintln!("leadership was not handed over: {error}"),
                 }
             }
             self.bring_down(number).await?;
         }
         Ok(())
+    }
+}
+
+impl Place {
+    async fn start(&self, runtime: Arc<Smol>) -> Result<Node, Failure> {
+        let (name, directory) = (self.name.as_str(), self.directory.as_path());
+        let node = node::start(runtime.clone(), name, directory, &self.peer, SEGMENT_BYTES).await?;
+        let Some(known) = node.known_elsewhere() else { return Ok(node) };
+        node.raft.shutdown().await?;
+        if !self.peer.ends_with(":0") {
+            let (directory, peer) = (directory.display(), &self.peer);
+            return Err(
+                format!("the peers of {directory} know it at {known}, not at {peer}").into()
+            );
+        }
+        node::start(runtime, name, directory, &known, SEGMENT_BYTES).await
     }
 }
 

@@ -3,11 +3,13 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::io::AsyncWriteExt as _;
 
+use super::guard::{caught, spawn_job};
 use super::mailbox::Mailbox;
 use super::request::ProposeCaller;
 use super::shared::Shared;
@@ -24,13 +26,50 @@ use crate::storage::{Entry, EntryKind, LogReader, SnapshotMeta, SnapshotStore, S
 pub(super) enum ApplyTask {
     Apply {
         job: ApplyJob,
-        callers: Vec<(LogId, ProposeCaller)>,
         /// Whether answers are wanted back, for callers that may still turn up.
         keep_answers: bool,
     },
     Capture(SnapshotMeta),
     Restore(SnapshotMeta),
     Stop,
+}
+
+/// The callers whose commands the state machine has, in order of index: its task answers them, the
+/// driver ends those whose time is over.
+#[derive(Debug, Default)]
+pub(super) struct InHand(Mutex<Vec<(LogId, ProposeCaller)>>);
+
+impl InHand {
+    pub(super) fn put(&self, callers: Vec<(LogId, ProposeCaller)>) {
+        self.lock().extend(callers);
+    }
+
+    fn take_up_to(&self, index: u64) -> Vec<(LogId, ProposeCaller)> {
+        let mut callers = self.lock();
+        let count = callers.partition_point(|(place, _)| place.index <= index);
+        callers.drain(..count).collect()
+    }
+
+    pub(super) fn end_over(&self, now: Instant) {
+        self.end(|caller| caller.is_over(now));
+    }
+
+    /// Ends everyone, since nobody is left to answer.
+    pub(super) fn give_up(&self) {
+        self.end(|_| true);
+    }
+
+    fn end(&self, which: impl Fn(&ProposeCaller) -> bool) {
+        let ended: Vec<_> = self.lock().extract_if(.., |(_, caller)| which(caller)).collect();
+        for (_, caller) in ended {
+            caller.resolve(Err(ProposeError::Unknown));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(LogId, ProposeCaller)>> {
+        // No code of others runs under the lock, so a poisoned one still holds whole values.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What jobs report.
@@ -44,6 +83,8 @@ pub(super) enum JobDone {
     Captured,
     Fatal(Fatal),
     Fetched(Fetch, Result<Vec<Entry>, StorageError>),
+    /// What was to be applied is not in the log any more.
+    Overtaken(StorageError),
     Restored(LogId),
     SnapshotSent {
         peer: u64,
@@ -70,9 +111,7 @@ impl Applier {
             poll_fn(|cx| self.tasks.poll_take(cx, &mut taken)).await;
             for task in taken.drain(..) {
                 let done = match task {
-                    ApplyTask::Apply { job, callers, keep_answers } => {
-                        self.apply(job, callers, keep_answers).await
-                    }
+                    ApplyTask::Apply { job, keep_answers } => self.apply(job, keep_answers).await,
                     ApplyTask::Capture(meta) => self.capture(meta).await,
                     ApplyTask::Restore(meta) => self.restore(meta).await,
                     ApplyTask::Stop => {
@@ -88,19 +127,19 @@ impl Applier {
         }
     }
 
-    async fn apply(
-        &mut self,
-        job: ApplyJob,
-        callers: Vec<(LogId, ProposeCaller)>,
-        keep_answers: bool,
-    ) -> Result<JobDone, Fatal> {
+    async fn apply(&mut self, job: ApplyJob, keep_answers: bool) -> Result<JobDone, Fatal> {
         let first = job.missing.start;
-        let mut callers = VecDeque::from(callers);
         let mut kept = Vec::new();
         let mut next = first;
         while next < job.missing.end {
             let missing = next..job.missing.end;
-            let entries = self.reader.read(missing, READ_BYTES_MAX).await?;
+            let entries = match self.reader.read(missing, READ_BYTES_MAX).await {
+                Err(error @ StorageError::Compacted { .. }) => {
+                    self.shared.in_hand.give_up();
+                    return Ok(JobDone::Overtaken(error));
+                }
+                read => read?,
+            };
             let Some(last) = entries.last() else {
                 let what = format!("entry {next} is missing");
                 return Err(
@@ -108,17 +147,18 @@ impl Applier {
                 );
             };
             next = last.log_id().index + 1;
-            kept.extend(self.apply_entries(entries, &mut callers, keep_answers).await?);
+            kept.extend(self.apply_entries(entries, keep_answers).await?);
         }
-        kept.extend(self.apply_entries(job.entries, &mut callers, keep_answers).await?);
-        callers.into_iter().for_each(|(_, caller)| caller.resolve(Err(ProposeError::Superseded)));
+        kept.extend(self.apply_entries(job.entries, keep_answers).await?);
+        for (_, caller) in self.shared.in_hand.take_up_to(job.last.index) {
+            caller.resolve(Err(ProposeError::Superseded));
+        }
         Ok(JobDone::Applied { first, last: job.last, answers: keep_answers.then_some(kept) })
     }
 
     async fn apply_entries(
         &mut self,
         entries: Vec<Entry>,
-        callers: &mut VecDeque<(LogId, ProposeCaller)>,
         keep_answers: bool,
     ) -> Result<Vec<(LogId, Bytes)>, Fatal> {
         let ours = entries.into_iter().filter(|entry| entry.kind == EntryKind::Application);
@@ -128,11 +168,14 @@ impl Applier {
             return Ok(Vec::new());
         }
         let places: Vec<LogId> = commands.iter().map(|command| command.log_id).collect();
-        let answers = self.machine.apply(commands).await.map_err(machine_failed)?;
+        let answers = caught(self.machine.apply(commands)).await.map_err(machine_panicked)?;
+        let answers = answers.map_err(machine_failed)?;
         if answers.len() != places.len() {
             let reason = format!("{} commands, but {} answers", places.len(), answers.len());
             return Err(Fatal::StateMachine(reason.into()));
         }
+        let last = places.last().map_or(0, |place| place.index);
+        let mut callers = VecDeque::from(self.shared.in_hand.take_up_to(last));
         let mut kept = Vec::new();
         for (log_id, answer) in places.into_iter().zip(answers) {
             if keep_answers {
@@ -154,18 +197,19 @@ impl Applier {
     }
 
     async fn capture(&mut self, meta: SnapshotMeta) -> Result<JobDone, Fatal> {
-        let snapshot = self.machine.snapshot().await.map_err(machine_failed)?;
-        let (snapshots, shared) = (Arc::clone(&self.snapshots), Arc::clone(&self.shared));
-        self.runtime.spawn(Box::pin(async move {
-            let taken = write_snapshot(&*snapshots, meta, snapshot).await;
-            let _ = shared.jobs.push(JobDone::SnapshotTaken(taken));
-        }));
+        let snapshot = caught(self.machine.snapshot()).await.map_err(machine_panicked)?;
+        let snapshot = snapshot.map_err(machine_failed)?;
+        let snapshots = Arc::clone(&self.snapshots);
+        spawn_job(&*self.runtime, &self.shared, async move {
+            JobDone::SnapshotTaken(write_snapshot(&*snapshots, meta, snapshot).await)
+        });
         Ok(JobDone::Captured)
     }
 
     async fn restore(&mut self, meta: SnapshotMeta) -> Result<JobDone, Fatal> {
         let reader = self.snapshots.open(&meta, 0).await?;
-        self.machine.restore(&meta, reader).await.map_err(machine_failed)?;
+        let restored = caught(self.machine.restore(&meta, reader)).await;
+        restored.map_err(machine_panicked)?.map_err(machine_failed)?;
         prune(&*self.snapshots, meta.log_id).await?;
         Ok(JobDone::Restored(meta.log_id))
     }
@@ -178,7 +222,8 @@ pub(super) async fn write_snapshot(
     snapshot: Box<dyn Snapshot>,
 ) -> Result<SnapshotMeta, Fatal> {
     let mut sink = store.create(meta).await?;
-    snapshot.write_to(&mut sink).await.map_err(machine_failed)?;
+    let written = caught(snapshot.write_to(&mut sink)).await;
+    written.map_err(machine_panicked)?.map_err(machine_failed)?;
     sink.flush().await.map_err(StorageError::io("writing a snapshot"))?;
     let meta = sink.commit().await?;
     prune(store, meta.log_id).await?;
@@ -191,6 +236,10 @@ async fn prune(store: &dyn SnapshotStore, newest: LogId) -> Result<(), StorageEr
         store.remove(&old).await?;
     }
     Ok(())
+}
+
+fn machine_panicked(text: String) -> Fatal {
+    Fatal::StateMachine(format!("it panicked: {text}").into())
 }
 
 fn machine_failed(error: BoxError) -> Fatal {

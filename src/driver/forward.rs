@@ -38,7 +38,8 @@ impl Forwarded {
 }
 
 impl Driver {
-    /// Sends a request; if it certainly did not leave, gives back who waits.
+    /// Sends a request; if it certainly did not leave, or too many are under way, gives back who
+    /// waits.
     pub(super) fn forward(
         &mut self,
         peer: &Peer,
@@ -52,11 +53,14 @@ impl Driver {
         let request = Request {
             id: RequestId { origin: self.shared.id(), incarnation: self.incarnation, number },
             hops: HOPS_MAX,
+            term: self.node.term(),
             patience_ms: u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
             verb,
         };
         let forwarded = Forwarded { to: peer.id, deadline, waiter };
-        if !self.send_to(peer, MessageBody::Request(request)) {
+        let full = self.forwarded.len() >= self.config.waiting_requests_max;
+        if full || !self.send_to(peer, MessageBody::Request(request)) {
+            self.forwards_rest = true;
             return Err(forwarded);
         }
         self.forwarded.insert(number, forwarded);
@@ -65,16 +69,22 @@ impl Driver {
 
     /// Takes in what another server asks.
     pub(super) fn requested(&mut self, request: Request) {
+        if !self.requests_seen.is_new(&request) {
+            return;
+        }
         let id = request.id;
         let patience = Duration::from_millis(request.patience_ms.into());
         let deadline = self.now + patience.min(self.config.verb_timeout);
         if !self.node.is_leader() {
             return self.pass_on(request);
         }
+        if request.is_late(self.node.term()) {
+            return self.answer_to(id, Err(Refusal::NotLeader));
+        }
         match request.verb {
             Verb::Propose { commands } => {
                 let fits = |command: &Bytes| command.len() <= self.config.command_bytes_max;
-                let fit = !self.log_backlog() && commands.iter().all(fits);
+                let fit = self.log_backlog().is_none() && commands.iter().all(fits);
                 let first = if fit { self.node.handle_proposal(commands) } else { None };
                 let result = match first {
                     Some(first) => Ok(Reply::Appended { first }),
@@ -149,12 +159,16 @@ impl Driver {
             (Waiter::Propose { commands, callers }, Err(refusal))
                 if refusal != Refusal::Unknown =>
             {
+                self.forwards_rest = true;
                 self.put_back(commands, callers);
             }
             (Waiter::Read { round }, Ok(Reply::ReadAt { index })) => {
                 self.reads.confirm(round, index);
             }
-            (Waiter::Read { .. }, _) => self.restart_reads(),
+            (Waiter::Read { round }, _) => {
+                self.forwards_rest = true;
+                self.reads.abandon_round(round);
+            }
             (Waiter::Join, result) => self.join_answered(result),
             (Waiter::Change(caller), Ok(Reply::Changed { membership })) => {
                 let result = Membership::decode(membership).map_err(|_| MembershipError::Unknown);
@@ -179,7 +193,7 @@ impl Driver {
             Waiter::Propose { callers, .. } => {
                 callers.into_iter().for_each(|caller| caller.resolve(Err(ProposeError::Unknown)));
             }
-            Waiter::Read { .. } => self.restart_reads(),
+            Waiter::Read { round } => self.reads.abandon_round(round),
             // Whoever asked may have gone.
             Waiter::Change(caller) => drop(caller.send(Err(MembershipError::Unknown))),
             Waiter::Transfer(caller) => drop(caller.send(Err(TransferError::Unknown))),

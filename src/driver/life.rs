@@ -1,8 +1,10 @@
 //! How a node lives: formed, joined, looked after at each tick, ended.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Instant;
 
 use super::apply::{ApplyTask, JobDone};
@@ -15,6 +17,7 @@ use crate::id::{ClusterId, LogId};
 use crate::membership::{Member, Membership, MembershipError};
 use crate::node::{Node, Start};
 use crate::raft::{BootstrapError, JoinError, ProposeError, ReadError, TransferError};
+use crate::runtime::Timer;
 use crate::status::Progress;
 use crate::storage::{
     Base, HardState, Identity, LogStore, Recovered, SnapshotMeta, StorageError, WriteBatch,
@@ -41,6 +44,9 @@ pub(super) enum Rite {
     /// Form a cluster of this membership.
     Form(Membership, Answered<ClusterId, BootstrapError>),
 }
+
+/// How long the end waits for what may hang.
+type Patience = Pin<Box<dyn Timer>>;
 
 impl Driver {
     pub(super) fn bootstrap(
@@ -216,18 +222,25 @@ impl Driver {
         let mut jobs = Vec::new();
         loop {
             poll_fn(|cx| shared.jobs.poll_take(cx, &mut jobs)).await;
+            let mut taken = None;
             for job in jobs.drain(..) {
                 match job {
-                    JobDone::SnapshotTaken(taken) => return taken,
-                    JobDone::Fatal(fatal) => return Err(fatal),
-                    _ => {}
+                    JobDone::SnapshotTaken(result) => taken = Some(result),
+                    job => self.job_done(job),
                 }
+            }
+            if let Some(result) = taken {
+                return result;
+            }
+            if let Some(fatal) = &self.stop {
+                return Err(fatal.clone());
             }
         }
     }
 
     /// What is looked after once a tick.
     pub(super) fn sweep(&mut self) {
+        self.forwards_rest = false;
         self.sweep_proposals();
         self.sweep_reads();
         self.sweep_forwarded();
@@ -261,6 +274,7 @@ impl Driver {
         let now = (self.node.term(), self.node.leader());
         if now != self.seen {
             self.seen = now;
+            self.forwards_rest = false;
             self.restart_reads();
             self.forwarded_to_old_leader();
         }
@@ -306,11 +320,11 @@ impl Driver {
     /// Ends everything, in an order that leaves nobody waiting and nothing running.
     pub(super) async fn end(mut self) {
         let fatal = self.stop.take().unwrap_or(Fatal::Shutdown);
-        if fatal == Fatal::Shutdown {
-            self.finish_writes().await;
-        } else {
+        let mut patience = self.runtime.timer(self.runtime.now() + self.config.verb_timeout);
+        if fatal != Fatal::Shutdown {
             tracing::error!(node = %self.shared.id(), %fatal, "the node has stopped");
         }
+        self.shared.set_ending(fatal.clone());
         for ask in self.shared.asks.close() {
             refuse(ask, &fatal);
         }
@@ -325,7 +339,11 @@ impl Driver {
         }
         self.shared.inbound.close();
         self.transport.detach(self.group).await;
-        self.end_machine(&fatal).await;
+        if fatal == Fatal::Shutdown {
+            self.finish_writes(&mut patience).await;
+        }
+        self.end_machine(&fatal, &mut patience).await;
+        self.shared.in_hand.give_up();
         self.shared.jobs.close();
         let waiting = std::mem::take(&mut self.on_shutdown);
         let shared = Arc::clone(&self.shared);
@@ -342,10 +360,15 @@ impl Driver {
         }
     }
 
-    async fn finish_writes(&mut self) {
+    async fn finish_writes(&mut self, patience: &mut Patience) {
         self.node.flush();
         loop {
-            if !self.log.is_idle() && poll_fn(|cx| self.log.poll(cx)).await.is_err() {
+            let written = poll_fn(|cx| match self.log.is_idle() {
+                true => Poll::Ready(true),
+                false if patience.as_mut().poll(cx).is_ready() => Poll::Ready(false),
+                false => self.log.poll(cx).map(|done| done.is_ok()),
+            });
+            if !written.await {
                 return;
             }
             self.write();
@@ -355,15 +378,20 @@ impl Driver {
         }
     }
 
-    async fn end_machine(&mut self, fatal: &Fatal) {
+    async fn end_machine(&mut self, fatal: &Fatal, patience: &mut Patience) {
         let stopped = self.tasks.push_last(ApplyTask::Stop);
         if stopped.is_err() || *fatal != Fatal::Shutdown {
             return;
         }
         let mut jobs = Vec::new();
         loop {
-            poll_fn(|cx| self.shared.jobs.poll_take(cx, &mut jobs)).await;
-            if jobs.drain(..).any(|job| matches!(job, JobDone::Stopped | JobDone::Fatal(_))) {
+            let over = poll_fn(|cx| match self.shared.jobs.poll_take(cx, &mut jobs) {
+                Poll::Ready(()) => Poll::Ready(false),
+                Poll::Pending => patience.as_mut().poll(cx).map(|()| true),
+            });
+            let over = over.await;
+            if over || jobs.drain(..).any(|job| matches!(job, JobDone::Stopped | JobDone::Fatal(_)))
+            {
                 return;
             }
         }
@@ -375,7 +403,7 @@ pub(crate) fn refuse(ask: Ask, fatal: &Fatal) {
     // Whoever asked may have gone.
     match ask {
         Ask::Bootstrap(_, answer) => drop(answer.send(Err(BootstrapError::Stopped(fatal)))),
-        Ask::Change(_, _, answer) => drop(answer.send(Err(MembershipError::Stopped(fatal)))),
+        Ask::Change(_, _, answer, _) => drop(answer.send(Err(MembershipError::Stopped(fatal)))),
         Ask::Join(_, answer) => drop(answer.send(Err(JoinError::Stopped(fatal)))),
         Ask::Propose(_, caller) => caller.resolve(Err(ProposeError::Stopped(fatal))),
         Ask::Read(answer) => drop(answer.send(Err(ReadError::Stopped(fatal)))),
@@ -383,7 +411,7 @@ pub(crate) fn refuse(ask: Ask, fatal: &Fatal) {
             let result = if fatal == Fatal::Shutdown { Ok(()) } else { Err(fatal) };
             drop(answer.send(result));
         }
-        Ask::Transfer(_, answer) => drop(answer.send(Err(TransferError::Stopped(fatal)))),
+        Ask::Transfer(_, answer, _) => drop(answer.send(Err(TransferError::Stopped(fatal)))),
     }
 }
 
@@ -406,7 +434,7 @@ fn check_first(members: &[Member], me: crate::NodeId) -> Result<(), &'static str
 /// The cluster's id is a function of its first membership, so that each of several first members
 /// may be told to form the cluster and all of them form the same. The ids in it are random, hence
 /// so is this.
-fn cluster_of(membership: &Membership) -> ClusterId {
+pub(crate) fn cluster_of(membership: &Membership) -> ClusterId {
     let fold = |seed: u64| {
         membership.encode().iter().fold(seed, |hash, &byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(5)

@@ -16,6 +16,7 @@ use std::time::Instant;
 
 mod apply;
 mod forward;
+mod guard;
 mod leadership;
 mod life;
 mod mailbox;
@@ -24,14 +25,18 @@ mod peers;
 mod propose;
 mod read;
 mod request;
+mod seen;
 mod shared;
 mod snapshots;
 mod start;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use self::apply::{ApplyTask, JobDone};
 use self::forward::Forwarded;
 use self::leadership::Transfer;
+pub(crate) use self::life::cluster_of;
 use self::life::{Joining, Rite};
 use self::mailbox::Mailbox;
 pub(crate) use self::mailbox::Rejected;
@@ -40,6 +45,7 @@ use self::peers::Peers;
 use self::propose::Late;
 use self::request::ReadCaller;
 pub(crate) use self::request::{Ask, ProposeCaller};
+use self::seen::Seen;
 use self::shared::Inbound;
 pub(crate) use self::shared::Shared;
 pub use self::shared::StatusWatch;
@@ -84,6 +90,10 @@ struct Driver {
     reads: Reads<ReadCaller>,
     forwarded: BTreeMap<u64, Forwarded>,
     requests_sent: u64,
+    requests_seen: Seen,
+    /// The leader has just refused something, or could not be asked: what is to be forwarded waits
+    /// for the next tick or another leader, since asking again at once would be a hot loop.
+    forwards_rest: bool,
     change: Option<PendingChange>,
     promotions: Promotions,
     transfer: Option<Transfer>,
@@ -110,7 +120,7 @@ struct Scratch {
 }
 
 impl Driver {
-    async fn run(mut self) {
+    async fn live(mut self) {
         while self.stop.is_none() {
             poll_fn(|cx| self.turn(cx)).await;
             if let Some(rite) = self.rite.take() {
@@ -125,20 +135,26 @@ impl Driver {
         self.now = self.runtime.now();
         let mut busy = self.turn_log(cx);
         busy |= self.turn_jobs(cx);
+        if self.stop.is_some() {
+            return Poll::Ready(());
+        }
         busy |= self.turn_inbound(cx);
         busy |= self.turn_tick(cx);
         busy |= self.turn_asks(cx);
         if !busy {
             return Poll::Pending;
         }
-        self.settle();
+        self.stop_if_fatal();
+        if self.stop.is_none() {
+            self.settle();
+        }
         Poll::Ready(())
     }
 
     fn turn_log(&mut self, cx: &mut Context<'_>) -> bool {
         let Poll::Ready(done) = self.log.poll(cx) else { return false };
         if let Err(error) = done {
-            // W6: what is on the disk is unknown now. Nothing is reported, nothing tried again.
+            // W6: what is on the disk is unknown now. Nothing is reported, sent, or tried again.
             self.stop = Some(error.into());
             return true;
         }
@@ -170,6 +186,7 @@ impl Driver {
                 self.node.handle_fetched(fetch, Vec::new());
             }
             JobDone::Fetched(_, Err(error)) => self.stop = Some(error.into()),
+            JobDone::Overtaken(error) => self.overtaken(error),
             JobDone::Restored(log_id) => self.restored(log_id),
             JobDone::SnapshotSent { peer, arrived } => {
                 self.node.handle_snapshot_sent(peer, arrived)
@@ -200,7 +217,7 @@ impl Driver {
                 self.node.handle_unreachable(peer.raft_id());
                 self.forwarded_to_unreachable(peer);
             }
-            Inbound::Snapshot(from, message) => self.node.handle_snapshot(from.raft_id(), message),
+            Inbound::Snapshot(from, message) => self.snapshot_received(from, message),
             Inbound::Message(message) => {
                 let from = message.from;
                 if !self.peers.note_sender(self.node.membership(), from, &message.from_address) {
@@ -232,9 +249,6 @@ impl Driver {
     }
 
     fn turn_asks(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.log_backlog() {
-            return false;
-        }
         let mut asks = std::mem::take(&mut self.scratch.asks);
         let busy = self.shared.asks.poll_take(cx, &mut asks).is_ready();
         asks.drain(..).for_each(|ask| self.asked(ask));
@@ -242,9 +256,15 @@ impl Driver {
         busy
     }
 
-    /// Whether so many commands wait to be applied that no more are taken in.
-    fn log_backlog(&self) -> bool {
-        self.node.last().index - self.node.applied().index > UNAPPLIED_ENTRIES_MAX
+    /// The limit, if so much waits to be durable or to be applied that this leader takes no more
+    /// commands.
+    fn log_backlog(&self) -> Option<usize> {
+        if self.node.last().index - self.node.applied().index > UNAPPLIED_ENTRIES_MAX {
+            return usize::try_from(UNAPPLIED_ENTRIES_MAX).ok();
+        }
+        let cache_bytes_max = usize::try_from(self.config.log_cache_bytes_max);
+        let bytes_max = cache_bytes_max.unwrap_or(usize::MAX).max(self.config.waiting_bytes_max);
+        (self.node.cached_bytes() > bytes_max as u64).then_some(bytes_max)
     }
 
     fn asked(&mut self, ask: Ask) {
@@ -255,8 +275,10 @@ impl Driver {
                 self.unproposed.push_back((command, caller));
             }
             Ask::Read(answer) => self.read(answer, deadline),
-            Ask::Change(change, on, answer) => self.change_asked(change, on, answer, deadline),
-            Ask::Transfer(to, answer) => self.transfer_asked(to, answer, deadline),
+            Ask::Change(change, on, answer, deadline) => {
+                self.change_asked(change, on, answer, deadline);
+            }
+            Ask::Transfer(to, answer, deadline) => self.transfer_asked(to, answer, deadline),
             Ask::Bootstrap(members, answer) => self.bootstrap(members, answer),
             Ask::Join(addresses, answer) => self.join(addresses, answer, deadline),
             Ask::Shutdown(answer) => {
@@ -271,6 +293,10 @@ impl Driver {
         self.look_around();
         self.propose_waiting();
         self.begin_reads();
+        self.stop_if_fatal();
+        if self.stop.is_some() {
+            return;
+        }
         self.collect();
         for outgoing in self.node.take_sends() {
             self.send(outgoing);
@@ -279,10 +305,15 @@ impl Driver {
         self.fetch();
         self.write();
         self.apply();
+        self.stop_if_fatal();
+        self.publish();
+    }
+
+    /// What the core prepared before it became fatal is not sent: nobody knows how far it got.
+    fn stop_if_fatal(&mut self) {
         if let Some(fatal) = self.node.fatal() {
             self.stop.get_or_insert_with(|| fatal.clone());
         }
-        self.publish();
     }
 
     /// Takes out what the core has found out.
@@ -318,17 +349,16 @@ impl Driver {
 
     fn fetch(&mut self) {
         for fetch in self.node.take_fetches() {
-            let (reader, shared) = (Arc::clone(&self.reader), Arc::clone(&self.shared));
-            self.runtime.spawn(Box::pin(async move {
+            let reader = Arc::clone(&self.reader);
+            guard::spawn_job(&*self.runtime, &self.shared, async move {
                 let entries = reader.read(fetch.range.clone(), fetch.bytes_max).await;
-                // A stopped driver needs no entries.
-                let _ = shared.jobs.push(JobDone::Fetched(fetch, entries));
-            }));
+                JobDone::Fetched(fetch, entries)
+            });
         }
     }
 }
 
 /// How many messages of peers one turn takes, so that ticks and handles get their turn too.
 const INBOUND_PER_TURN: usize = 256;
-/// How many entries may wait to be applied before handles have to wait.
+/// How many entries may wait to be applied before commands have to wait.
 const UNAPPLIED_ENTRIES_MAX: u64 = 1 << 17;

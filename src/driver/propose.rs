@@ -31,6 +31,12 @@ impl Late {
     pub(super) fn new(applied: u64) -> Self {
         Self { handed: applied, ..Self::default() }
     }
+
+    /// The answers so far have a hole.
+    pub(super) fn forget(&mut self) {
+        self.complete_from = None;
+        self.recent.clear();
+    }
 }
 
 impl Driver {
@@ -40,18 +46,21 @@ impl Driver {
             return;
         }
         if self.node.can_propose() {
-            while let Some((commands, callers)) = self.next_bundle() {
+            while self.log_backlog().is_none()
+                && let Some((commands, callers)) = self.next_bundle()
+            {
                 self.propose_here(commands, callers);
             }
             return;
         }
-        if self.node.is_leader() || self.node.is_installing() {
+        if self.node.is_leader() || self.node.is_installing() || self.forwards_rest {
             return;
         }
         let Some(leader) = self.leader_peer() else { return };
         while let Some((commands, callers)) = self.next_bundle() {
             let verb = Verb::Propose { commands: commands.clone() };
-            let deadline = callers.first().and_then(|caller| caller.deadline).unwrap_or(self.now);
+            let deadlines = callers.iter().filter_map(|caller| caller.deadline);
+            let deadline = deadlines.min().unwrap_or(self.now);
             let waiter = Waiter::Propose { commands, callers };
             if let Err(Forwarded { waiter: Waiter::Propose { commands, callers }, .. }) =
                 self.forward(&leader, verb, waiter, deadline)
@@ -125,8 +134,8 @@ impl Driver {
             self.late.recent.clear();
             self.late.complete_from = None;
         }
-        let callers = self.proposals.take_up_to(job.last.index);
-        self.give(ApplyTask::Apply { job, callers, keep_answers });
+        self.shared.in_hand.put(self.proposals.take_up_to(job.last.index));
+        self.give(ApplyTask::Apply { job, keep_answers });
     }
 
     fn give(&mut self, task: ApplyTask) {
@@ -161,8 +170,7 @@ impl Driver {
     /// it.
     pub(super) fn skip_to(&mut self, index: u64) {
         self.late.handed = self.late.handed.max(index);
-        self.late.complete_from = None;
-        self.late.recent.clear();
+        self.late.forget();
         for (_, caller) in self.proposals.take_up_to(index) {
             caller.resolve(Err(ProposeError::Unknown));
         }
@@ -189,16 +197,22 @@ impl Driver {
     /// Ends what has waited too long.
     pub(super) fn sweep_proposals(&mut self) {
         let now = self.now;
-        for caller in self.proposals.take_while(|caller| caller.is_over(now)) {
+        for caller in self.proposals.take_over(|caller| caller.is_over(now)) {
             caller.resolve(Err(ProposeError::Unknown));
         }
+        self.shared.in_hand.end_over(now);
         for (_, caller) in self.late.waiting.extract_if(.., |(_, caller)| caller.is_over(now)) {
             caller.resolve(Err(ProposeError::Unknown));
         }
-        while self.unproposed.front().is_some_and(|(_, caller)| caller.is_over(now)) {
-            if let Some((_, caller)) = self.unproposed.pop_front() {
-                caller.resolve(Err(ProposeError::NoLeader(NoLeader)));
-            }
+        let backlog = self.log_backlog().filter(|_| self.node.is_leader());
+        let reason = backlog.map(|limit| ProposeError::Overloaded { limit });
+        let reason = reason.unwrap_or(ProposeError::NoLeader(NoLeader));
+        // What came back may stand before what is older, so all are looked at.
+        if self.unproposed.iter().any(|(_, caller)| caller.is_over(now)) {
+            let all = std::mem::take(&mut self.unproposed).into_iter();
+            let (over, rest): (Vec<_>, _) = all.partition(|(_, caller)| caller.is_over(now));
+            self.unproposed = rest.into();
+            over.into_iter().for_each(|(_, caller)| caller.resolve(Err(reason.clone())));
         }
     }
 

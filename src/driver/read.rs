@@ -12,10 +12,19 @@ use crate::transport::{Refusal, Reply, RequestId, Verb};
 
 impl Driver {
     pub(super) fn read(&mut self, answer: Answered<ReadGuarantee, ReadError>, deadline: Instant) {
+        let limit = self.config.waiting_requests_max;
+        if self.reads.len() >= limit {
+            // Whoever asked may have gone.
+            let _ = answer.send(Err(ReadError::Overloaded { limit }));
+            return;
+        }
         self.reads.push(ReadCaller { asker: ReadAsker::Local(answer), deadline });
     }
 
     pub(super) fn read_for(&mut self, id: RequestId, deadline: Instant) {
+        if self.reads.len() >= self.config.waiting_requests_max {
+            return self.answer_to(id, Err(Refusal::Overloaded));
+        }
         self.reads.push(ReadCaller { asker: ReadAsker::Remote(id), deadline });
     }
 
@@ -29,7 +38,7 @@ impl Driver {
             }
             return;
         }
-        if self.node.is_leader() {
+        if self.node.is_leader() || self.forwards_rest {
             return;
         }
         // A leader that we do not know any more may still answer, but may as well have lost the

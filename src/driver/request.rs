@@ -20,12 +20,14 @@ pub(crate) type Answered<T, E> = oneshot::Sender<Result<T, E>>;
 #[derive(Debug)]
 pub(crate) enum Ask {
     Bootstrap(Vec<Member>, Answered<ClusterId, BootstrapError>),
-    Change(Change, Option<u64>, Answered<Membership, MembershipError>),
+    /// With the deadline of the call, of which this may be one attempt of several.
+    Change(Change, Option<u64>, Answered<Membership, MembershipError>, Instant),
     Join(Vec<String>, Answered<(), JoinError>),
     Propose(Bytes, ProposeCaller),
     Read(Answered<ReadGuarantee, ReadError>),
     Shutdown(oneshot::Sender<Result<(), Fatal>>),
-    Transfer(NodeId, Answered<(), TransferError>),
+    /// With the deadline of the call, of which this may be one attempt of several.
+    Transfer(NodeId, Answered<(), TransferError>, Instant),
 }
 
 /// Who waits for a command to be applied; holds its share of the waiting bytes until it is

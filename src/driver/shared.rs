@@ -1,19 +1,22 @@
 //! What the driver shares with its handles, its jobs and the transport.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::apply::JobDone;
+use super::apply::{InHand, JobDone};
 use super::mailbox::Mailbox;
 use super::request::{Ask, Budget};
 use crate::config::Config;
+use crate::error::Fatal;
 use crate::id::{ClusterId, NodeId};
+use crate::node;
 use crate::runtime::ByteReader;
 use crate::status::Status;
 use crate::storage::{SnapshotMeta, SnapshotStore, StorageError};
@@ -26,12 +29,16 @@ pub(crate) struct Shared {
     pub(crate) command_bytes_max: usize,
     pub(super) inbound: Mailbox<Inbound>,
     pub(super) jobs: Mailbox<JobDone>,
+    pub(super) in_hand: InHand,
     pub(super) overflowed: AtomicU64,
     pub(super) misdirected: AtomicU64,
     local: Mutex<Local>,
     status: Mutex<Published>,
     snapshots: Arc<dyn SnapshotStore>,
+    /// Whether a snapshot streams in or waits to be installed.
     receiving: AtomicBool,
+    /// Why the node takes nothing more; known a while before it has ended.
+    ending: OnceLock<Fatal>,
 }
 
 #[derive(Debug)]
@@ -46,7 +53,9 @@ pub(super) enum Inbound {
 struct Published {
     status: Status,
     version: u64,
-    watchers: Vec<Waker>,
+    /// Those that wait now, by the number of their watch.
+    watchers: BTreeMap<u64, Waker>,
+    watches: u64,
 }
 
 impl Shared {
@@ -62,12 +71,19 @@ impl Shared {
             command_bytes_max: config.command_bytes_max,
             inbound: Mailbox::new(config.inbound_messages_max),
             jobs: Mailbox::new(JOBS_MAX),
+            in_hand: InHand::default(),
             overflowed: AtomicU64::new(0),
             misdirected: AtomicU64::new(0),
             local: Mutex::new(local),
-            status: Mutex::new(Published { status, version: 0, watchers: Vec::new() }),
+            status: Mutex::new(Published {
+                status,
+                version: 0,
+                watchers: BTreeMap::new(),
+                watches: 0,
+            }),
             snapshots,
             receiving: AtomicBool::new(false),
+            ending: OnceLock::new(),
         }
     }
 
@@ -77,6 +93,16 @@ impl Shared {
 
     pub(crate) fn id(&self) -> NodeId {
         lock(&self.local).node
+    }
+
+    /// The first reason stays.
+    pub(super) fn set_ending(&self, fatal: Fatal) {
+        let _ = self.ending.set(fatal);
+    }
+
+    /// Why the node has stopped or is about to.
+    pub(crate) fn ending(&self) -> Option<Fatal> {
+        self.ending.get().cloned()
     }
 
     pub(super) fn set_cluster(&self, cluster: ClusterId) {
@@ -90,7 +116,7 @@ impl Shared {
             published.version += 1;
             let watchers = std::mem::take(&mut published.watchers);
             drop(published);
-            watchers.into_iter().for_each(Waker::wake);
+            watchers.into_values().for_each(Waker::wake);
         }
     }
 
@@ -98,12 +124,12 @@ impl Shared {
         lock(&self.status)
     }
 
-    /// Stores a snapshot that streams in; refused while another does.
+    /// A snapshot that was received is installed, or will never be: the next may come.
+    pub(super) fn received(&self) {
+        self.receiving.store(false, Ordering::Release);
+    }
+
     async fn store(&self, meta: &SnapshotMeta, body: ByteReader) -> Result<(), StreamRefused> {
-        if self.receiving.swap(true, Ordering::Acquire) {
-            return Err(StreamRefused::Busy);
-        }
-        let _free = Free(&self.receiving);
         let failed = |error: StorageError| StreamRefused::Failed(error.to_string());
         let sink = self.snapshots.create(meta.clone()).await.map_err(failed)?;
         let sink = copy(body, sink, meta.size_bytes).await?;
@@ -112,11 +138,11 @@ impl Shared {
     }
 }
 
-struct Free<'a>(&'a AtomicBool);
+struct Free<'a>(&'a Shared);
 
 impl Drop for Free<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        self.0.received();
     }
 }
 
@@ -181,8 +207,21 @@ impl Inbox for Shared {
         if meta.log_id.index <= self.published().status.commit {
             return Err(StreamRefused::NotNeeded);
         }
+        // What is stored here may be started from, so it is looked at before.
+        if !node::is_sound_snapshot(&raft) {
+            return Err(StreamRefused::Failed("no such snapshot can be".to_owned()));
+        }
+        // One at a time, until it is installed: another of the same place would be written over the
+        // one that is about to be restored from.
+        if self.receiving.swap(true, Ordering::Acquire) {
+            return Err(StreamRefused::Busy);
+        }
+        let free = Free(self);
         self.store(&meta, body).await?;
-        self.inbound.push(Inbound::Snapshot(from, raft)).map_err(|_| StreamRefused::Busy)
+        let told = self.inbound.push(Inbound::Snapshot(from, raft));
+        told.map_err(|_| StreamRefused::Busy)?;
+        std::mem::forget(free);
+        Ok(())
     }
 
     fn accepts(&self, cluster: ClusterId, node: NodeId) -> bool {
@@ -214,18 +253,30 @@ impl Shared {
 pub struct StatusWatch {
     shared: Arc<Shared>,
     seen: u64,
+    number: u64,
 }
 
 impl StatusWatch {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let seen = shared.published().version;
-        Self { shared, seen }
+        let mut published = shared.published();
+        published.watches += 1;
+        let (seen, number) = (published.version, published.watches);
+        drop(published);
+        Self { shared, seen, number }
     }
 
     /// The status once it has changed since this was last asked (or since the watch began). Changes
     /// in between may be missed, the latest state never.
     pub fn changed(&mut self) -> impl Future<Output = Status> + Send {
         Changed { watch: self }
+    }
+}
+
+impl Drop for StatusWatch {
+    fn drop(&mut self) {
+        let waker = self.shared.published().watchers.remove(&self.number);
+        // Dropped without the lock, since a waker is somebody else's code.
+        drop(waker);
     }
 }
 
@@ -243,8 +294,9 @@ impl Future for Changed<'_> {
             self.watch.seen = published.version;
             return Poll::Ready(published.status.clone());
         }
-        published.watchers.retain(|waker| !waker.will_wake(cx.waker()));
-        published.watchers.push(cx.waker().clone());
+        let old = published.watchers.insert(self.watch.number, cx.waker().clone());
+        drop(published);
+        drop(old);
         Poll::Pending
     }
 }
@@ -257,3 +309,71 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Jobs report once each, and the driver bounds how many there are; this is only far above that.
 const JOBS_MAX: usize = 1 << 16;
 const STREAM_CHUNK_BYTES: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures::executor::block_on;
+    use futures::io::Cursor;
+
+    use super::*;
+    use crate::id::{GroupId, LogId};
+    use crate::membership::{Member, Membership};
+    use crate::status::{Counters, RaftRole};
+    use crate::storage::MemorySnapshotStore;
+
+    fn shared(snapshots: Arc<MemorySnapshotStore>) -> Shared {
+        let (cluster, node) = (ClusterId::from_random(1, 2), NodeId::from(1));
+        let local = Local { cluster, group: GroupId(0), node };
+        let status = Status {
+            id: node,
+            cluster,
+            role: RaftRole::Follower,
+            term: 1,
+            leader: None,
+            established: false,
+            membership: Membership::default(),
+            last: LogId::default(),
+            commit: 1,
+            applied: 1,
+            snapshot: LogId::default(),
+            progress: Vec::new(),
+            counters: Counters::default(),
+            stopped: None,
+        };
+        Shared::new(&Config::default(), local, status, snapshots)
+    }
+
+    #[test]
+    fn a_snapshot_that_cannot_be_is_not_even_stored() {
+        let store = Arc::new(MemorySnapshotStore::new());
+        let shared = shared(store.clone());
+        let send = |system: Bytes| {
+            let log_id = LogId { term: 1, index: 9 };
+            let raft = RaftMessage {
+                kind: RaftKind::Snapshot,
+                term: 1,
+                snapshot: Some(SnapshotMeta { log_id, system, size_bytes: 4 }),
+                ..RaftMessage::default()
+            };
+            let head = Message {
+                cluster: shared.local().cluster,
+                group: GroupId(0),
+                from: 2.into(),
+                from_address: Arc::from("a2"),
+                to: Some(1.into()),
+                body: MessageBody::Raft(raft),
+            };
+            block_on(shared.receive_stream(head, Box::pin(Cursor::new(b"body"))))
+        };
+        assert!(matches!(send(Bytes::new()), Err(StreamRefused::Failed(_))), "of nobody");
+        assert!(block_on(store.list()).unwrap().is_empty());
+        let members = Membership::first([Member::voter(2.into(), "n2", "a2")]);
+        assert_eq!(send(members.encode()), Ok(()));
+        assert_eq!(block_on(store.list()).unwrap().len(), 1);
+        // Another in its place would be restored from with this one's length.
+        assert_eq!(send(members.encode()), Err(StreamRefused::Busy), "not looked at yet");
+        shared.received();
+        assert_eq!(send(members.encode()), Ok(()));
+    }
+}

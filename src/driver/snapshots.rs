@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::Driver;
 use super::apply::JobDone;
-use crate::id::LogId;
-use crate::storage::SnapshotMeta;
+use super::guard::spawn_job;
+use crate::id::{LogId, NodeId};
+use crate::storage::{SnapshotMeta, StorageError};
 use crate::transport::{MessageBody, RaftKind, RaftMessage, StreamRefused, TransportError};
 
 impl Driver {
@@ -37,6 +38,14 @@ impl Driver {
         self.node.handle_snapshot_taken(meta, self.config.trailing_entries);
     }
 
+    /// A leader's snapshot is stored here; the core says whether it is wanted.
+    pub(super) fn snapshot_received(&mut self, from: NodeId, message: RaftMessage) {
+        self.node.handle_snapshot(from.raft_id(), message);
+        if !self.node.is_installing() {
+            self.shared.received();
+        }
+    }
+
     /// The log begins at a leader's snapshot now; the state machine follows.
     pub(super) fn installed(&mut self, number: u64) {
         self.node.handle_installed(number);
@@ -50,8 +59,19 @@ impl Driver {
         self.restore_next = Some(meta);
     }
 
+    /// The state machine could not read on: a snapshot that took the place of the log brings it
+    /// what it misses.
+    pub(super) fn overtaken(&mut self, error: StorageError) {
+        self.applying = false;
+        self.late.forget();
+        if !self.node.is_installing() && self.restore_next.is_none() {
+            self.stop = Some(error.into());
+        }
+    }
+
     pub(super) fn restored(&mut self, log_id: LogId) {
         self.applying = false;
+        self.shared.received();
         self.node.handle_applied(log_id);
         self.answer_reads();
     }
@@ -70,9 +90,9 @@ impl Driver {
                 ..RaftMessage::default()
             };
             let head = self.envelope(peer.id, MessageBody::Raft(raft));
-            let (snapshots, shared) = (Arc::clone(&self.snapshots), Arc::clone(&self.shared));
+            let snapshots = Arc::clone(&self.snapshots);
             let transport = Arc::clone(&self.transport);
-            self.runtime.spawn(Box::pin(async move {
+            spawn_job(&*self.runtime, &self.shared, async move {
                 let arrived = match snapshots.open(&meta, 0).await {
                     Ok(body) => {
                         judge(&peer.address, transport.send_stream(&peer, head, body).await)
@@ -82,9 +102,8 @@ impl Driver {
                         false
                     }
                 };
-                // A stopped driver needs no report.
-                let _ = shared.jobs.push(JobDone::SnapshotSent { peer: to, arrived });
-            }));
+                JobDone::SnapshotSent { peer: to, arrived }
+            });
         }
     }
 }

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::apply::Applier;
+use super::guard::caught;
 use super::mailbox::Mailbox;
 use super::members::Promotions;
 use super::peers::Peers;
 use super::propose::Late;
+use super::seen::Seen;
 use super::shared::Shared;
 use super::worker::Worker;
 use super::{Driver, Scratch};
@@ -102,12 +104,15 @@ async fn newest_usable(
 
 /// Brings the state machine at least to where the log begins.
 async fn bring_up(parts: &mut Parts, snapshot: Option<&SnapshotMeta>) -> Result<LogId, StartError> {
-    let applied = parts.state_machine.applied().await.map_err(StartError::state_machine)?;
+    let panicked = |text: String| StartError::state_machine(format!("it panicked: {text}").into());
+    let applied = caught(parts.state_machine.applied()).await.map_err(panicked)?;
+    let applied = applied.map_err(StartError::state_machine)?;
     let Some(meta) = snapshot.filter(|meta| meta.log_id.index > applied.index) else {
         return Ok(applied);
     };
     let reader = parts.snapshots.open(meta, 0).await?;
-    parts.state_machine.restore(meta, reader).await.map_err(StartError::state_machine)?;
+    let restored = caught(parts.state_machine.restore(meta, reader)).await.map_err(panicked)?;
+    restored.map_err(StartError::state_machine)?;
     Ok(meta.log_id)
 }
 
@@ -173,6 +178,8 @@ fn spawn(parts: Parts, ticks: Ticks, seed: u64, node: Node, shared: &Arc<Shared>
         reads: Reads::new(),
         forwarded: BTreeMap::new(),
         requests_sent: 0,
+        requests_seen: Seen::default(),
+        forwards_rest: false,
         change: None,
         promotions: Promotions::default(),
         transfer: None,

@@ -10,11 +10,34 @@ use std::time::{Duration, Instant};
 use futures::io::{AsyncRead as _, AsyncWrite as _};
 use hyper::rt;
 
+use super::patience::Patience;
 use crate::runtime::{BoxStream, Runtime, Timer};
 
 pub(super) struct HyperIo {
-    pub(super) stream: BoxStream,
-    pub(super) buffer: Box<[u8]>,
+    stream: BoxStream,
+    buffer: Box<[u8]>,
+    /// With a client that does not read. One that does not write is waited for as long as its head
+    /// or its body may take, which hyper and the body know.
+    patience: Patience,
+}
+
+impl HyperIo {
+    pub(super) fn new(stream: BoxStream, patience: Patience) -> Self {
+        Self { stream, buffer: vec![0; READ_BYTES].into(), patience }
+    }
+
+    fn poll_out<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(Pin<&mut BoxStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
+        bytes: impl FnOnce(&T) -> usize,
+    ) -> Poll<io::Result<T>> {
+        if let Poll::Ready(done) = poll(Pin::new(&mut self.stream), cx) {
+            self.patience.moved(done.as_ref().map_or(0, bytes));
+            return Poll::Ready(done);
+        }
+        self.patience.poll_spent(cx).map(Err)
+    }
 }
 
 impl rt::Read for HyperIo {
@@ -23,7 +46,7 @@ impl rt::Read for HyperIo {
         cx: &mut Context<'_>,
         mut into: rt::ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, buffer } = &mut *self;
+        let Self { stream, buffer, .. } = &mut *self;
         let len = into.remaining().min(buffer.len());
         let read = ready!(Pin::new(stream).poll_read(cx, &mut buffer[..len]))?;
         into.put_slice(&buffer[..read]);
@@ -37,15 +60,15 @@ impl rt::Write for HyperIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        self.poll_out(cx, |stream, cx| stream.poll_write(cx, bytes), |written| *written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.poll_out(cx, |stream, cx| stream.poll_flush(cx), |()| 0)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_close(cx)
+        self.poll_out(cx, |stream, cx| stream.poll_close(cx), |()| 0)
     }
 }
 
@@ -80,3 +103,5 @@ impl Future for HyperSleep {
         self.0.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(cx)
     }
 }
+
+const READ_BYTES: usize = 16 << 10;

@@ -16,6 +16,8 @@ use futures::io::AsyncReadExt as _;
 #[cfg(feature = "http-server")]
 mod io_adapter;
 #[cfg(feature = "http-server")]
+mod patience;
+#[cfg(feature = "http-server")]
 mod server;
 #[cfg(feature = "tower")]
 mod tower;
@@ -170,9 +172,12 @@ where
         return Body::empty();
     }
     let mut body = Box::pin(body);
-    let frames = futures::stream::poll_fn(move |cx| {
-        body.as_mut().poll_frame(cx).map_err(|error| io::Error::other(error.into()))
-    });
+    // An error that is one of input and output already keeps its kind.
+    let failed = |error: B::Error| match error.into().downcast::<io::Error>() {
+        Ok(error) => *error,
+        Err(error) => io::Error::other(error),
+    };
+    let frames = futures::stream::poll_fn(move |cx| body.as_mut().poll_frame(cx).map_err(failed));
     let chunks = frames.try_filter_map(async |frame| Ok(frame.into_data().ok()));
     Body::Stream(Box::pin(Box::pin(chunks).into_async_read()))
 }

@@ -66,7 +66,10 @@ impl Change {
         let tag = bytes.try_get_u8()?;
         let id = read_id(&mut bytes)?;
         let change = match tag {
-            0 => Self::Add(Member::decode(&mut bytes)?),
+            0 => match Member::decode(&mut bytes)? {
+                member if member.id == id => Self::Add(member),
+                _ => return Err(DecodeError::Invalid { field: "id of a member" }),
+            },
             1 => Self::Demote(id),
             2 => Self::Promote(id),
             3 => Self::Readdress { id, address: read_text(&mut bytes)? },
@@ -192,7 +195,14 @@ impl ChangeRecord {
             };
             steps.push(Step { kind, id: bytes.try_get_u64_le()? });
         }
-        let Membership { members, staging, tombstones, .. } = Membership::decode(bytes)?;
+        if bytes.is_empty() {
+            return Err(DecodeError::Truncated);
+        }
+        let after = Membership::decode(bytes)?;
+        if after.index != 0 || !after.outgoing.is_empty() {
+            return Err(DecodeError::Invalid { field: "members of a change" });
+        }
+        let Membership { members, staging, tombstones, .. } = after;
         Ok(Self { steps, members, staging, tombstones })
     }
 
@@ -210,10 +220,7 @@ impl Membership {
         }
         let mut after = self.clone();
         let steps = match change {
-            Change::Add(member) => match after.add(member)? {
-                Some(step) => vec![step],
-                None => return Ok(None),
-            },
+            Change::Add(member) => vec![after.add(member)?],
             Change::Demote(id) => vec![after.set_role(*id, Role::Learner)?],
             Change::Promote(id) => vec![after.set_role(*id, Role::Voter)?],
             Change::Readdress { id, address } => {
@@ -230,13 +237,21 @@ impl Membership {
             return Err(MembershipError::LastVoter);
         }
         after.staging.retain(|id| after.members.get(id).is_some_and(|m| m.role == Role::Learner));
+        if after == *self {
+            return Ok(None);
+        }
         let Self { members, staging, tombstones, .. } = after;
         Ok(Some(ChangeRecord { steps, members, staging, tombstones }))
     }
 
-    /// The membership after the entry at `index` with this record; `None` is the entry that leaves
-    /// a joint one.
-    pub(crate) fn after(&self, record: Option<&ChangeRecord>, index: u64) -> Self {
+    /// The membership after the entry at `index` with this record; no record is the entry that
+    /// leaves a joint one. Nothing if it does not follow on this one: such an entry changes
+    /// nothing, on every server alike.
+    pub(crate) fn after(&self, record: Option<&ChangeRecord>, index: u64) -> Option<Self> {
+        let follows = record.map_or_else(|| self.is_joint(), |record| self.leads_to(record));
+        if !follows {
+            return None;
+        }
         let mut after = self.clone();
         after.index = index;
         after.outgoing.clear();
@@ -248,14 +263,37 @@ impl Membership {
             after.staging.clone_from(&record.staging);
             after.tombstones.clone_from(&record.tombstones);
         }
-        after
+        Some(after)
+    }
+
+    /// Whether the steps of a record, which the engine is told, end where its members stand, which
+    /// we tell everybody else.
+    fn leads_to(&self, record: &ChangeRecord) -> bool {
+        let role = |member: &Member| (member.id.raft_id(), member.role);
+        let mut roles: BTreeMap<u64, Role> = self.members().map(role).collect();
+        for step in &record.steps {
+            match step.kind {
+                StepKind::Learner => roles.insert(step.id, Role::Learner),
+                StepKind::Remove => roles.remove(&step.id),
+                StepKind::Voter => roles.insert(step.id, Role::Voter),
+            };
+        }
+        let after: BTreeMap<u64, Role> = record.members.values().map(role).collect();
+        let known = |member: &Member| self.by_raft_id(member.id.raft_id());
+        let twin = |member: &Member| known(member).is_some_and(|known| known.id != member.id);
+        !self.is_joint()
+            && !record.steps.is_empty()
+            && roles == after
+            && after.len() == record.members.len()
+            && after.values().any(|role| *role == Role::Voter)
+            && !record.members.values().any(twin)
     }
 
     fn found(&self, id: NodeId) -> Result<&Member, MembershipError> {
         self.members.get(&id).ok_or(MembershipError::NotFound { id })
     }
 
-    fn add(&mut self, member: &Member) -> Result<Option<Step>, MembershipError> {
+    fn add(&mut self, member: &Member) -> Result<Step, MembershipError> {
         let mut member = member.clone();
         let known = self.members.get(&member.id).map(|known| known.role);
         match (known, member.role) {
@@ -271,10 +309,7 @@ impl Membership {
                 self.staging.remove(&member.id);
             }
         }
-        if self.members.get(&member.id) == Some(&member) {
-            return Ok(None);
-        }
-        self.put(member).map(Some)
+        self.put(member)
     }
 
     fn put(&mut self, member: Member) -> Result<Step, MembershipError> {
@@ -326,83 +361,4 @@ const TEXT_BYTES_MAX: usize = 1024;
 const TOMBSTONES_MAX: usize = 1024;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn three() -> Membership {
-        let member = |n: u64| Member::voter(n.into(), format!("n{n}"), format!("a{n}"));
-        Membership::first([member(1), member(2), member(3)])
-    }
-
-    fn learner(n: u64, address: &str) -> Member {
-        Member::learner(n.into(), "new", address)
-    }
-
-    #[test]
-    fn what_cannot_be_is_refused_with_the_reason() {
-        let m = three();
-        let err = |change| m.plan(&change).unwrap_err();
-        let seven = NodeId::from(7);
-        assert_eq!(err(Change::Remove(seven)), MembershipError::NotFound { id: seven });
-        assert_eq!(
-            err(Change::Promote(1.into())),
-            MembershipError::RoleTaken { id: 1.into(), role: Role::Voter }
-        );
-        assert_eq!(
-            err(Change::Add(learner(4, "a1"))),
-            MembershipError::AddressTaken { address: "a1".into(), id: 1.into() }
-        );
-        assert_eq!(err(Change::Add(learner(4, ""))), MembershipError::BadMember);
-        let one = Membership::first([Member::voter(1.into(), "", "a1")]);
-        assert_eq!(one.plan(&Change::Remove(1.into())), Err(MembershipError::LastVoter));
-        assert_eq!(one.plan(&Change::Demote(1.into())), Err(MembershipError::LastVoter));
-    }
-
-    #[test]
-    fn an_id_never_comes_back() {
-        let m = three();
-        let record = m.plan(&Change::Remove(2.into())).unwrap().unwrap();
-        let after = m.after(Some(&record), 9);
-        let err = after.plan(&Change::Add(learner(2, "a9"))).unwrap_err();
-        assert_eq!(err, MembershipError::UsedId { id: 2.into() });
-        let mut twin = NodeId::from(1).to_bytes();
-        twin[15] = 1;
-        let twin = NodeId::from_bytes(twin).unwrap();
-        let err = after.plan(&Change::Add(Member { id: twin, ..learner(1, "a9") })).unwrap_err();
-        assert_eq!(err, MembershipError::UsedId { id: twin });
-    }
-
-    #[test]
-    fn a_replacement_goes_through_a_joint_configuration() {
-        let m = three();
-        let new = Member { role: Role::Voter, ..learner(4, "a4") };
-        let record = m.plan(&Change::Replace { old: 3.into(), new }).unwrap().unwrap();
-        assert_eq!(ChangeRecord::decode(record.encode()), Ok(record.clone()));
-        let joint = m.after(Some(&record), 9);
-        assert!(joint.is_joint());
-        assert_eq!(joint.everyone().count(), 4);
-        assert_eq!(joint.plan(&Change::Remove(1.into())), Err(MembershipError::InProgress));
-        let done = joint.after(None, 10);
-        assert_eq!((done.everyone().count(), done.index(), done.is_joint()), (3, 10, false));
-        assert_eq!(Membership::decode(joint.encode()), Ok(joint));
-    }
-
-    #[test]
-    fn every_change_reads_back_what_it_wrote() {
-        let changes = [
-            Change::Add(learner(4, "a4")),
-            Change::Demote(1.into()),
-            Change::Promote(1.into()),
-            Change::Readdress { id: 1.into(), address: "b".into() },
-            Change::Remove(1.into()),
-            Change::Replace { old: 1.into(), new: learner(4, "a4") },
-        ];
-        for change in changes {
-            let bytes = change.encode();
-            assert_eq!(Change::decode(bytes.clone()), Ok(change));
-            for len in 0..bytes.len() {
-                assert!(Change::decode(bytes.slice(..len)).is_err(), "cut to {len}");
-            }
-        }
-    }
-}
+mod tests;

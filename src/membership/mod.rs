@@ -71,6 +71,11 @@ impl Membership {
         !self.outgoing.is_empty()
     }
 
+    /// The voters of the old configuration, while [`is_joint`](Self::is_joint).
+    pub fn outgoing_voters(&self) -> impl Iterator<Item = &Member> {
+        self.outgoing.values()
+    }
+
     /// Whether the member is a learner that becomes a voter by itself, as soon as it has caught up.
     #[must_use]
     pub fn is_staging(&self, id: NodeId) -> bool {
@@ -85,6 +90,15 @@ impl Membership {
 
     pub(crate) fn by_raft_id(&self, id: u64) -> Option<&Member> {
         self.everyone().find(|member| member.id.raft_id() == id)
+    }
+
+    /// Whether it can be the membership of a cluster: somebody votes, the engine can tell all
+    /// servers apart, and none is two at once.
+    pub(crate) fn holds_together(&self) -> bool {
+        let mut known = BTreeMap::new();
+        let mut all = self.members.keys().chain(self.outgoing.keys());
+        all.all(|id| *known.entry(id.raft_id()).or_insert(*id) == *id)
+            && self.voters().next().is_some()
     }
 
     pub(crate) fn encode(&self) -> Bytes {
@@ -123,11 +137,14 @@ impl Membership {
         for group in [&mut membership.members, &mut membership.outgoing] {
             for _ in 0..bytes.try_get_u32_le()? {
                 let member = Member::decode(bytes)?;
+                in_order(group.last_key_value().map(|(last, _)| *last), member.id)?;
                 group.insert(member.id, member);
             }
         }
         for _ in 0..bytes.try_get_u32_le()? {
-            membership.staging.insert(read_id(bytes)?);
+            let id = read_id(bytes)?;
+            in_order(membership.staging.last().copied(), id)?;
+            membership.staging.insert(id);
         }
         for _ in 0..bytes.try_get_u32_le()? {
             membership.tombstones.push(bytes.try_get_u64_le()?);
@@ -199,6 +216,14 @@ pub(crate) fn read_id(bytes: &mut Bytes) -> Result<NodeId, DecodeError> {
     let mut id = [0; 16];
     bytes.try_copy_to_slice(&mut id)?;
     NodeId::from_bytes(id).map_err(|_| DecodeError::Invalid { field: "id of a member" })
+}
+
+/// One membership has one encoding: nobody twice, and each in its place.
+fn in_order(last: Option<NodeId>, next: NodeId) -> Result<(), DecodeError> {
+    match last.is_none_or(|last| last < next) {
+        true => Ok(()),
+        false => Err(DecodeError::Invalid { field: "order of members" }),
+    }
 }
 
 pub(crate) fn put_text(out: &mut BytesMut, text: &str) {

@@ -54,20 +54,20 @@ impl Node {
     }
 
     /// Looks whether a committed entry settles the change that this node proposed.
-    pub(super) fn note_committed(&mut self, log_id: LogId) {
+    pub(super) fn note_committed(&mut self, log_id: LogId, number: u64) {
         let Some((at, joint)) = self.pending_change else { return };
         if log_id.index < at.index {
             return;
         }
         if log_id.index == at.index && log_id.term != at.term {
             self.pending_change = None;
-            self.changes_done.push(ChangeOutcome::Superseded);
+            self.changes_done.push((number, ChangeOutcome::Superseded));
             return;
         }
         if joint && self.current().is_joint() {
             return;
         }
         self.pending_change = None;
-        self.changes_done.push(ChangeOutcome::Done(self.current().clone()));
+        self.changes_done.push((number, ChangeOutcome::Done(self.current().clone())));
     }
 }

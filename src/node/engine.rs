@@ -60,15 +60,23 @@ pub(super) fn entry_to_engine(entry: Entry) -> eraftpb::Entry {
 }
 
 pub(super) fn entry_from_engine(entry: &eraftpb::Entry) -> Entry {
+    with_payload(entry, entry.data.clone())
+}
+
+/// The same, where the engine's entry is not needed any more.
+fn entry_out_of_engine(entry: &mut eraftpb::Entry) -> Entry {
+    let data = std::mem::take(&mut entry.data);
+    with_payload(entry, data)
+}
+
+fn with_payload(entry: &eraftpb::Entry, data: Bytes) -> Entry {
     let log_id = LogId { term: entry.term, index: entry.index };
     let (kind, data) = match (entry.entry_type, &entry.context[..]) {
         (EntryType::EntryConfChange | EntryType::EntryConfChangeV2, _) => {
-            (EntryKind::Change, change_from_engine(&entry.data))
+            (EntryKind::Change, change_from_engine(&data))
         }
-        (EntryType::EntryNormal, CONTEXT_APPLICATION) => {
-            (EntryKind::Application, entry.data.clone())
-        }
-        (EntryType::EntryNormal, CONTEXT_SYSTEM) => (EntryKind::System, entry.data.clone()),
+        (EntryType::EntryNormal, CONTEXT_APPLICATION) => (EntryKind::Application, data),
+        (EntryType::EntryNormal, CONTEXT_SYSTEM) => (EntryKind::System, data),
         (EntryType::EntryNormal, _) => (EntryKind::Empty, Bytes::new()),
     };
     Entry { log_id, kind, data }
@@ -126,12 +134,15 @@ pub(super) fn message_to_engine(from: u64, to: u64, message: RaftMessage) -> era
     out
 }
 
-/// A message to a peer in our terms; `None` for the kinds that never leave this node (D9).
+/// A message to a peer in our terms, its entries taken out; `None` for the kinds that never leave
+/// this node (D9).
 pub(super) fn message_from_engine(
-    message: &eraftpb::Message,
+    message: &mut eraftpb::Message,
     snapshot: Option<&SnapshotMeta>,
 ) -> Option<RaftMessage> {
     let kind = kind_from_engine(message.msg_type)?;
+    let mut entries = Vec::with_capacity(message.entries.len());
+    entries.extend(message.entries.iter_mut().map(entry_out_of_engine));
     Some(RaftMessage {
         kind,
         term: message.term,
@@ -141,8 +152,8 @@ pub(super) fn message_from_engine(
         reject: message.reject,
         reject_hint: message.reject_hint,
         request_snapshot: message.request_snapshot,
-        context: message.context.clone(),
-        entries: message.entries.iter().map(entry_from_engine).collect(),
+        context: std::mem::take(&mut message.context),
+        entries,
         snapshot: snapshot.filter(|_| kind == RaftKind::Snapshot).cloned(),
     })
 }

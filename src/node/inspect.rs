@@ -4,7 +4,6 @@
 use raft::StateRole;
 
 use super::Node;
-use crate::error::Fatal;
 use crate::membership::{ChangeRecord, Membership};
 use crate::storage::{Entry, EntryKind};
 use crate::transport::{RaftKind, RaftMessage};
@@ -25,7 +24,7 @@ pub(super) enum Verdict {
 impl Node {
     /// Judges a message of `from`, and mends the one kind that the engine handles wrongly.
     pub(super) fn inspect(&self, from: u64, message: &mut RaftMessage) -> Verdict {
-        if message.term == 0 || from == 0 || from == self.raw.raft.id {
+        if !(1..=NUMBER_MAX).contains(&message.term) || from == 0 || from == self.raw.raft.id {
             return Verdict::Malformed;
         }
         if message.snapshot.is_some() != (message.kind == RaftKind::Snapshot) {
@@ -34,11 +33,19 @@ impl Node {
         if !message.entries.is_empty() && message.kind != RaftKind::Append {
             return Verdict::Malformed;
         }
+        // Nobody asks the engine to ask for a snapshot.
+        if message.request_snapshot != 0 {
+            return Verdict::Malformed;
+        }
         match message.kind {
             RaftKind::Append => inspect_append(message),
             RaftKind::AppendResponse => self.inspect_append_response(from, message),
             RaftKind::Heartbeat => self.inspect_heartbeat(message),
             RaftKind::Snapshot => inspect_snapshot(message),
+            // W5: a server asks for votes when its log is durable; before, none is an answer.
+            RaftKind::PreVoteResponse | RaftKind::VoteResponse if !self.is_log_durable() => {
+                Verdict::Useless
+            }
             RaftKind::TimeoutNow if self.must_not_campaign() => Verdict::Useless,
             _ => Verdict::Fine,
         }
@@ -64,8 +71,12 @@ impl Node {
             return Verdict::Malformed;
         }
         let Some(progress) = raft.prs().get(from) else { return Verdict::Useless };
-        if !message.reject || message.request_snapshot != 0 {
+        if !message.reject {
             return Verdict::Fine;
+        }
+        // A follower refuses what stands at an index, and hints at one before.
+        if message.reject_hint > message.log_id.index {
+            return Verdict::Malformed;
         }
         // A late refusal of what the follower has acknowledged since would make the engine go back
         // behind that.
@@ -99,14 +110,16 @@ fn inspect_append(message: &RaftMessage) -> Verdict {
 }
 
 fn inspect_snapshot(message: &RaftMessage) -> Verdict {
-    let Some(meta) = &message.snapshot else { return Verdict::Malformed };
-    if meta.log_id.index == 0 || meta.log_id.term == 0 || meta.log_id.term > message.term {
-        return Verdict::Malformed;
-    }
-    let Ok(membership) = Membership::decode(meta.system.clone()) else {
-        return Verdict::Malformed;
-    };
-    if membership.voters().next().is_none() { Verdict::Malformed } else { Verdict::Fine }
+    if is_sound_snapshot(message) { Verdict::Fine } else { Verdict::Malformed }
+}
+
+/// Whether a message is the head of a snapshot that can be.
+pub(crate) fn is_sound_snapshot(message: &RaftMessage) -> bool {
+    let Some(meta) = &message.snapshot else { return false };
+    let at = meta.log_id;
+    (1..=NUMBER_MAX).contains(&at.index)
+        && (1..=message.term).contains(&at.term)
+        && Membership::decode(meta.system.clone()).is_ok_and(|system| system.holds_together())
 }
 
 fn well_formed(entry: &Entry) -> bool {
@@ -120,11 +133,6 @@ fn well_formed(entry: &Entry) -> bool {
     }
 }
 
-impl From<Verdict> for Option<Fatal> {
-    fn from(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::DataLoss(reason) => Some(Fatal::DataLoss(reason)),
-            Verdict::Fine | Verdict::Malformed | Verdict::Useless => None,
-        }
-    }
-}
+/// The highest term and index that a peer is believed: nobody gets there by counting, and from here
+/// on the engine can count without running over.
+const NUMBER_MAX: u64 = u64::MAX >> 1;

@@ -35,6 +35,8 @@ pub(super) struct LogCache {
     /// What a fetch brought, kept while the engine asks again.
     staged: Vec<Entry>,
     missed: RefCell<Vec<Fetch>>,
+    /// How many reads were taken to be done and are not.
+    fetching: usize,
 }
 
 /// A read that reached behind the tail: the driver does it, and the engine asks again.
@@ -65,10 +67,11 @@ impl LogCache {
             wants_snapshot: Cell::new(false),
             staged: Vec::new(),
             missed: RefCell::default(),
+            fetching: 0,
         }
     }
 
-    pub(super) fn append(&mut self, entries: &[Entry]) {
+    pub(super) fn append(&mut self, entries: Vec<Entry>) {
         let Some(first) = entries.first() else { return };
         self.truncate(first.index);
         for entry in entries {
@@ -79,8 +82,8 @@ impl LogCache {
             if entry.entry_type != EntryType::EntryNormal {
                 self.changes.insert(entry.index, entry.clone());
             }
-            self.tail_bytes += cost(entry);
-            self.tail.push_back(entry.clone());
+            self.tail_bytes += cost(&entry);
+            self.tail.push_back(entry);
         }
     }
 
@@ -96,6 +99,10 @@ impl LogCache {
         self.runs.retain(|run| run.index < from);
         self.changes.split_off(&from);
         self.staged.retain(|entry| entry.index < from);
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.tail_bytes
     }
 
     /// Drops entries up to `stable` from memory, oldest first, while the tail is over its budget.
@@ -155,7 +162,13 @@ impl LogCache {
     }
 
     pub(super) fn take_fetches(&mut self) -> Vec<Fetch> {
-        std::mem::take(self.missed.get_mut())
+        let fetches = std::mem::take(self.missed.get_mut());
+        self.fetching += fetches.len();
+        fetches
+    }
+
+    pub(super) fn end_fetch(&mut self) {
+        self.fetching -= 1;
     }
 
     /// The entries of `range` that are in memory: the end of it, without a hole.
@@ -236,7 +249,7 @@ impl raft::Storage for LogCache {
             return Ok(entries);
         }
         let mut missed = self.missed.borrow_mut();
-        if missed.len() < FETCHES_MAX {
+        if self.fetching + missed.len() < FETCHES_MAX {
             missed.push(Fetch { range: low..high, bytes_max, context });
         }
         Err(StorageError::LogTemporarilyUnavailable.into())
@@ -294,5 +307,5 @@ fn cost(entry: &Entry) -> u64 {
     entry.data.len() as u64 + 128
 }
 
-/// How many reads behind the tail may be asked for in one turn; the engine repeats the others.
-const FETCHES_MAX: usize = 64;
+/// How many reads behind the tail may be under way; the engine repeats the others.
+pub(super) const FETCHES_MAX: usize = 16;

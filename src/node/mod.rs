@@ -32,6 +32,7 @@ mod writes;
 pub(crate) use self::change::ChangeOutcome;
 use self::history::History;
 use self::inspect::Verdict;
+pub(crate) use self::inspect::is_sound_snapshot;
 pub(crate) use self::log::Fetch;
 use self::log::LogCache;
 pub(crate) use self::proposals::Proposals;
@@ -39,12 +40,12 @@ pub(crate) use self::reads::Reads;
 pub(crate) use self::start::Start;
 use self::writes::Writes;
 pub(crate) use self::writes::{Outgoing, WriteJob};
-use crate::error::Fatal;
+use crate::error::{Fatal, panic_text};
 use crate::id::LogId;
 use crate::membership::Membership;
 use crate::status::RaftRole;
 use crate::storage::{Base, Entry, SnapshotMeta};
-use crate::transport::RaftMessage;
+use crate::transport::{RaftKind, RaftMessage};
 
 pub(crate) struct Node {
     raw: RawNode<LogCache>,
@@ -76,7 +77,8 @@ pub(crate) struct Node {
     /// The change that this node proposed last and that is not settled, and whether it is a joint
     /// one.
     pending_change: Option<(LogId, bool)>,
-    changes_done: Vec<ChangeOutcome>,
+    /// How changes ended, and the write that must be durable before anybody hears of it.
+    changes_done: Vec<(u64, ChangeOutcome)>,
     /// A snapshot that is stored here and shown to the engine.
     staged_snapshot: Option<SnapshotMeta>,
     /// A snapshot that is being installed. Until it is, the engine must not be touched.
@@ -96,7 +98,7 @@ pub(crate) struct ApplyJob {
 impl Node {
     pub(crate) fn handle_tick(&mut self) {
         self.guarded(|node| {
-            if node.must_not_campaign() {
+            if !node.is_leader() && node.must_not_campaign() {
                 return;
             }
             node.raw.tick();
@@ -108,7 +110,17 @@ impl Node {
         });
     }
 
-    pub(crate) fn handle_message(&mut self, from: u64, mut message: RaftMessage) {
+    pub(crate) fn handle_message(&mut self, from: u64, message: RaftMessage) {
+        if message.kind == RaftKind::Snapshot {
+            // It comes as a stream, and goes to the engine when it is stored: the engine would take
+            // it for there.
+            self.malformed += 1;
+            return;
+        }
+        self.take_in(from, message);
+    }
+
+    fn take_in(&mut self, from: u64, mut message: RaftMessage) {
         self.guarded(|node| match node.inspect(from, &mut message) {
             Verdict::Fine => {
                 let message = engine::message_to_engine(from, node.raw.raft.id, message);
@@ -124,7 +136,7 @@ impl Node {
     }
 
     /// Appends commands to the log as one proposal. `None`: this node cannot propose, and nothing
-    /// happened.
+    /// happened. A place is no promise: the node may have become fatal over it.
     pub(crate) fn handle_proposal(&mut self, commands: Vec<Bytes>) -> Option<LogId> {
         if !self.can_propose() || commands.is_empty() {
             return None;
@@ -133,7 +145,7 @@ impl Node {
         self.guarded(|node| {
             first = node.append(commands.into_iter().map(engine::application_entry).collect());
         });
-        first.filter(|_| self.fatal.is_none())
+        first
     }
 
     /// Starts a read-index round; `false` if this node cannot confirm one now.
@@ -177,7 +189,7 @@ impl Node {
             node.truncate_barrier = 0;
             node.staged_snapshot = None;
             if node.pending_change.take().is_some() {
-                node.changes_done.push(ChangeOutcome::Lost);
+                node.changes_done.push((number, ChangeOutcome::Lost));
             }
             let membership = Membership::decode(meta.system.clone()).unwrap_or_default();
             node.raw.mut_store().set_snapshot(meta.clone(), &membership);
@@ -201,11 +213,10 @@ impl Node {
                 node.raw.raft.bcast_append();
             }
         });
-        let stable = self.raw.raft.raft_log.persisted.min(self.raw.raft.raft_log.committed);
-        self.raw.mut_store().evict(stable);
     }
 
     pub(crate) fn handle_fetched(&mut self, fetch: Fetch, entries: Vec<Entry>) {
+        self.raw.mut_store().end_fetch();
         self.guarded(|node| {
             let entries = entries.into_iter().map(engine::entry_to_engine).collect();
             node.raw.mut_store().stage(entries);
@@ -265,7 +276,9 @@ impl Node {
     }
 
     pub(crate) fn take_changes(&mut self) -> Vec<ChangeOutcome> {
-        std::mem::take(&mut self.changes_done)
+        let durable = self.durable;
+        let told = self.changes_done.extract_if(.., |(number, _)| *number <= durable);
+        told.map(|(_, outcome)| outcome).collect()
     }
 
     pub(crate) fn take_fetches(&mut self) -> Vec<Fetch> {
@@ -360,8 +373,10 @@ impl Node {
         self.raw.raft.term
     }
 
+    /// While a snapshot is being installed the engine counts it already, the log does not hold it
+    /// yet.
     pub(crate) fn commit(&self) -> u64 {
-        self.raw.raft.raft_log.committed
+        self.raw.raft.raft_log.committed.min(self.last().index)
     }
 
     pub(crate) fn applied(&self) -> LogId {
@@ -370,6 +385,12 @@ impl Node {
 
     pub(crate) fn last(&self) -> LogId {
         self.raw.store().last_id()
+    }
+
+    /// How many bytes of entries are in memory. Those that are durable and committed leave it when
+    /// this is over the budget; whatever is left over it cannot leave.
+    pub(crate) fn cached_bytes(&self) -> u64 {
+        self.raw.store().bytes()
     }
 
     pub(crate) fn snapshot(&self) -> Option<&SnapshotMeta> {
@@ -396,12 +417,16 @@ impl Node {
         Some((progress.matched, progress.recent_active, snapshot))
     }
 
-    /// W5: the only voter must not elect itself while the end of its log is not durable.
+    /// W5: the only voter must not elect itself while the end of its log is not durable. In a joint
+    /// configuration it may be the only one of both.
     fn must_not_campaign(&self) -> bool {
         let raft = &self.raw.raft;
-        raft.state != StateRole::Leader
-            && raft.prs().is_singleton()
-            && raft.raft_log.persisted < raft.raft_log.last_index()
+        !self.is_log_durable() && raft.prs().conf().voters().ids().iter().all(|id| id == raft.id)
+    }
+
+    fn is_log_durable(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        log.persisted == log.last_index()
     }
 
     fn reads_in_engine(&self) -> usize {
@@ -465,9 +490,7 @@ impl Node {
             self.settle();
         });
         if let Err(panic) = catch_unwind(run) {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic");
-            self.fatal = Some(Fatal::Engine(text.to_owned()));
+            self.fatal = Some(Fatal::Engine(panic_text(&*panic)));
         }
     }
 }

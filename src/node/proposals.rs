@@ -20,8 +20,8 @@ impl<T> Proposals<T> {
 
     /// Registers a caller for the entry at `log_id`.
     pub(crate) fn register(&mut self, log_id: LogId, caller: T) {
-        let at = self.waiting.partition_point(|(place, _)| place.index < log_id.index);
-        if at < self.waiting.len() {
+        if self.waiting.back().is_some_and(|(last, _)| last.index >= log_id.index) {
+            let at = self.waiting.partition_point(|(place, _)| place.index < log_id.index);
             self.displaced.extend(self.waiting.drain(at..));
         }
         self.waiting.push_back((log_id, caller));
@@ -38,14 +38,17 @@ impl<T> Proposals<T> {
         taken
     }
 
-    /// Takes out, oldest first, everyone for whom `over` says so; stops at the first it does not,
-    /// since the order of entries is the order of deadlines.
-    pub(crate) fn take_while(&mut self, mut over: impl FnMut(&T) -> bool) -> Vec<T> {
-        let count = self.waiting.iter().take_while(|(_, caller)| over(caller)).count();
-        let mut taken: Vec<T> = self.waiting.drain(..count).map(|(_, caller)| caller).collect();
+    /// Takes out everyone for whom `over` says so, wherever they stand: the order of entries need
+    /// not be the order of deadlines.
+    pub(crate) fn take_over(&mut self, over: impl Fn(&T) -> bool) -> Vec<T> {
+        if !self.waiting.iter().chain(&self.displaced).any(|(_, caller)| over(caller)) {
+            return Vec::new();
+        }
+        let (taken, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|(_, caller)| over(caller));
+        self.waiting = rest.into();
         let displaced = self.displaced.extract_if(.., |(_, caller)| over(caller));
-        taken.extend(displaced.map(|(_, caller)| caller));
-        taken
+        taken.into_iter().chain(displaced).map(|(_, caller)| caller).collect()
     }
 
     pub(crate) fn take_all(&mut self) -> impl Iterator<Item = T> {
@@ -73,10 +76,11 @@ mod tests {
     }
 
     #[test]
-    fn those_whose_time_is_over_go_first() {
+    fn those_whose_time_is_over_go_wherever_they_stand() {
         let mut proposals = Proposals::new();
-        (1..=4).for_each(|n| proposals.register(at(1, n), n));
-        assert_eq!(proposals.take_while(|&n| n < 3), [1, 2]);
-        assert_eq!(proposals.take_all().collect::<Vec<_>>(), [3, 4]);
+        [1, 4, 2, 3].into_iter().zip(1..).for_each(|(n, i)| proposals.register(at(1, i), n));
+        assert!(proposals.take_over(|&n| n < 1).is_empty());
+        assert_eq!(proposals.take_over(|&n| n < 3), [1, 2]);
+        assert_eq!(proposals.take_all().collect::<Vec<_>>(), [4, 3]);
     }
 }

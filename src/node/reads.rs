@@ -12,15 +12,18 @@ pub(crate) struct Reads<T> {
     /// Confirmed; they wait until this index is applied here.
     confirmed: BTreeMap<u64, Vec<T>>,
     rounds: u64,
+    /// How many there are in all.
+    count: usize,
 }
 
 impl<T> Reads<T> {
     pub(crate) fn new() -> Self {
-        Self { waiting: Vec::new(), round: None, confirmed: BTreeMap::new(), rounds: 0 }
+        Self { waiting: Vec::new(), round: None, confirmed: BTreeMap::new(), rounds: 0, count: 0 }
     }
 
     pub(crate) fn push(&mut self, caller: T) {
         self.waiting.push(caller);
+        self.count += 1;
     }
 
     /// Starts a round if somebody waits and none is under way. One that begins while another is
@@ -41,6 +44,13 @@ impl<T> Reads<T> {
         }
     }
 
+    /// Like [`abandon`](Self::abandon), if round `number` still is under way.
+    pub(crate) fn abandon_round(&mut self, number: u64) {
+        if self.round.as_ref().is_some_and(|(round, _)| *round == number) {
+            self.abandon();
+        }
+    }
+
     /// Round `number` is confirmed at `index`; an answer of an earlier round is ignored.
     pub(crate) fn confirm(&mut self, number: u64, index: u64) {
         if let Some((_, callers)) = self.round.take_if(|(round, _)| *round == number) {
@@ -55,6 +65,7 @@ impl<T> Reads<T> {
             let index = *first.key();
             taken.extend(first.remove().into_iter().map(|caller| (index, caller)));
         }
+        self.count -= taken.len();
         taken
     }
 
@@ -65,6 +76,7 @@ impl<T> Reads<T> {
             taken.extend(callers.extract_if(.., |c| elsewhere(c)).map(|caller| (index, caller)));
         }
         self.confirmed.retain(|_, callers| !callers.is_empty());
+        self.count -= taken.len();
         taken
     }
 
@@ -78,13 +90,12 @@ impl<T> Reads<T> {
         for callers in self.confirmed.values_mut() {
             taken.extend(callers.extract_if(.., |c| over(c)).map(|caller| (true, caller)));
         }
+        self.count -= taken.len();
         taken
     }
 
     pub(crate) fn len(&self) -> usize {
-        let shared = self.round.as_ref().map_or(0, |(_, callers)| callers.len());
-        let confirmed: usize = self.confirmed.values().map(Vec::len).sum();
-        self.waiting.len() + shared + confirmed
+        self.count
     }
 }
 
@@ -108,5 +119,23 @@ mod tests {
         reads.confirm(2, 8);
         assert_eq!(reads.take_up_to(9), [], "an abandoned round confirms nothing");
         assert_eq!(reads.begin(), Some(3));
+        reads.abandon_round(2);
+        reads.confirm(3, 8);
+        assert_eq!(reads.take_up_to(9), [(8, "b")], "only its own round was abandoned");
+    }
+
+    #[test]
+    fn everyone_is_counted_until_taken_out() {
+        let mut reads = Reads::new();
+        (1..=3).for_each(|n| reads.push(n));
+        reads.begin();
+        reads.push(4);
+        assert_eq!(reads.len(), 4);
+        assert_eq!(reads.take_over(|&n| n == 1 || n == 4).len(), 2);
+        reads.confirm(1, 5);
+        assert_eq!(reads.len(), 2);
+        assert_eq!(reads.take_confirmed(|&n| n == 2), [(5, 2)]);
+        assert_eq!(reads.take_up_to(5), [(5, 3)]);
+        assert_eq!(reads.len(), 0);
     }
 }

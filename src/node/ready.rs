@@ -28,13 +28,15 @@ impl Node {
             if replaces {
                 self.truncate_barrier = number;
             }
-            self.hand_out(&committed);
+            self.hand_out(&committed, number);
             self.pass_idle(number);
             for peer in std::mem::take(&mut self.snapshots_gone) {
                 self.raw.report_snapshot(peer, raft::SnapshotStatus::Failure);
             }
         }
         self.fix_election_timeout();
+        let stable = self.raw.raft.raft_log.persisted.min(self.raw.raft.raft_log.committed);
+        self.raw.mut_store().evict(stable);
     }
 
     /// W2: entries, the truncation they imply and the hard state of one Ready are one batch.
@@ -49,7 +51,7 @@ impl Node {
             let ours = entries.iter().map(engine::entry_from_engine).collect();
             let replaces = self.writes.add(number, ours, hard_state);
             self.writes.must_sync();
-            self.raw.mut_store().append(&entries);
+            self.raw.mut_store().append(entries);
             return replaces;
         }
         if let Some(state) = hard_state {
@@ -72,18 +74,18 @@ impl Node {
         // W1: what a leader may send at once tells of its term, which must be durable before
         // anybody hears of it.
         let vote_durable = self.vote_barrier <= self.durable;
-        for message in ready.take_messages() {
-            self.plan_message(&message, vote_durable);
+        for mut message in ready.take_messages() {
+            self.plan_message(&mut message, vote_durable);
         }
-        for message in ready.take_persisted_messages() {
+        for mut message in ready.take_persisted_messages() {
             // An answer to a heartbeat says nothing about the log, so it need not wait for the
             // disk.
             let at_once = vote_durable && message.msg_type == MessageType::MsgHeartbeatResponse;
-            self.plan_message(&message, at_once || !self.is_writing());
+            self.plan_message(&mut message, at_once || !self.is_writing());
         }
     }
 
-    fn plan_message(&mut self, message: &eraftpb::Message, at_once: bool) {
+    fn plan_message(&mut self, message: &mut eraftpb::Message, at_once: bool) {
         let snapshot = self.raw.store().snapshot_meta();
         let Some(ours) = engine::message_from_engine(message, snapshot) else { return };
         if ours.kind == RaftKind::Snapshot {
@@ -118,13 +120,19 @@ impl Node {
 
     /// Entries that are committed and durable here. Configuration changes take effect in the engine
     /// now, in order, exactly once; the rest waits for the state machine.
-    fn hand_out(&mut self, committed: &[eraftpb::Entry]) {
+    ///
+    /// That a change is committed is written at once, and told only then: an operator who hears of
+    /// it may take a removed server away, and a restart that had forgotten it would wait for that
+    /// server's vote for ever.
+    fn hand_out(&mut self, committed: &[eraftpb::Entry], number: u64) {
         for entry in committed {
             self.appliable = entry.index;
             if entry.entry_type != EntryType::EntryNormal {
                 self.apply_change(entry);
+                self.writes.add(number, Vec::new(), None);
+                self.writes.must_sync();
             }
-            self.note_committed(LogId { term: entry.term, index: entry.index });
+            self.note_committed(LogId { term: entry.term, index: entry.index }, number);
         }
     }
 
@@ -148,8 +156,8 @@ impl Node {
         if self.changes_vote(&ready) {
             self.vote_barrier = number;
         }
-        for message in ready.take_persisted_messages() {
-            self.plan_message(&message, false);
+        for mut message in ready.take_persisted_messages() {
+            self.plan_message(&mut message, false);
         }
         let base = Base { log_id: meta.log_id, system: meta.system.clone() };
         self.writes.install(number, base, state);
@@ -186,8 +194,10 @@ impl Node {
         let Some(change) = engine::parse_change(&entry.data) else { return };
         let record = engine::change_from_engine(&entry.data);
         let record = crate::membership::ChangeRecord::decode(record).ok();
-        let Ok(state) = self.raw.apply_conf_change(&change) else { return };
-        let membership = self.history.current().after(record.as_ref(), entry.index);
+        let after = self.history.current().after(record.as_ref(), entry.index);
+        let Some(membership) = after else { return };
+        let state = self.raw.apply_conf_change(&change);
+        let state = state.expect("the engine takes every change that follows");
         assert!(
             engine::same_conf_state(&membership, &state),
             "membership {membership:?} is not what the engine makes of it: {state:?}"
@@ -222,7 +232,7 @@ impl Node {
     /// The membership that a stored snapshot brings, so that the engine's message can be answered.
     pub(crate) fn handle_snapshot(&mut self, from: u64, message: crate::transport::RaftMessage) {
         self.staged_snapshot.clone_from(&message.snapshot);
-        self.handle_message(from, message);
+        self.take_in(from, message);
         if self.installing.is_none() {
             self.staged_snapshot = None;
         }

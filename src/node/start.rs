@@ -54,10 +54,17 @@ impl Node {
             } else {
                 Some(ChangeRecord::decode(entry.data.clone()).map_err(|e| e.to_string())?)
             };
-            in_force = in_force.after(record.as_ref(), entry.log_id.index);
-            history.push(entry.log_id.index, in_force.clone());
+            if let Some(after) = in_force.after(record.as_ref(), entry.log_id.index) {
+                in_force = after;
+                history.push(entry.log_id.index, in_force.clone());
+            }
         }
         let mut cache = LogCache::new(&recovered, &in_force, config.log_cache_bytes_max);
+        if cache.term_of(applied.index) != Some(applied.term) {
+            return Err(format!(
+                "the state machine is at {applied}, but the log has another entry"
+            ));
+        }
         if let Some(meta) = snapshot {
             let membership = decode(meta.system.clone())?;
             cache.set_snapshot(meta, &membership);
@@ -110,6 +117,11 @@ impl Node {
 }
 
 fn decode(system: bytes::Bytes) -> Result<Membership, String> {
-    Membership::decode(system)
-        .map_err(|error| format!("the stored membership is unreadable: {error}"))
+    let blank = system.is_empty();
+    let membership = Membership::decode(system)
+        .map_err(|error| format!("the stored membership is unreadable: {error}"))?;
+    match blank || membership.holds_together() {
+        true => Ok(membership),
+        false => Err(format!("the stored membership cannot be: {membership:?}")),
+    }
 }

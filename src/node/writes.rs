@@ -64,9 +64,15 @@ impl Writes {
         let replaces = first <= self.handed;
         if replaces {
             self.next.batch.entries.retain(|entry| entry.log_id().index < first);
+            // What never becomes durable must not be acknowledged.
+            let stands = |message: &RaftMessage| !is_ack(message) || message.log_id.index < first;
+            self.next.then_send.retain(|outgoing| stands(&outgoing.message));
         }
         self.handed = first + entries.len() as u64 - 1;
-        self.next.batch.entries.extend(entries);
+        match self.next.batch.entries.is_empty() {
+            true => self.next.batch.entries = entries,
+            false => self.next.batch.entries.extend(entries),
+        }
         replaces
     }
 
@@ -87,6 +93,9 @@ impl Writes {
                 !(same && is_ack(&old.message))
             });
         }
+        if self.next.then_send.len() == THEN_SEND_MAX {
+            self.next.then_send.remove(0);
+        }
         self.next.then_send.push(outgoing);
         self.waiting = true;
     }
@@ -102,7 +111,7 @@ impl Writes {
         self.next.installs = Some(at);
         self.next.batch = WriteBatch {
             reset_to: Some(base),
-            hard_state: state.or(self.next.batch.hard_state).or(lazy),
+            hard_state: state.or(lazy).or(self.next.batch.hard_state),
             sync: true,
             ..WriteBatch::default()
         };
@@ -125,9 +134,8 @@ impl Writes {
         }
         let mut job = std::mem::take(&mut self.next);
         self.taken = self.taken.max(job.number);
-        if job.batch.hard_state.is_none() {
-            job.batch.hard_state = self.lazy_hard_state.take();
-        }
+        // W2: it is newer than the one in the batch, and the entries may be younger than it.
+        job.batch.hard_state = self.lazy_hard_state.take().or(job.batch.hard_state);
         Some(job)
     }
 }
@@ -135,3 +143,6 @@ impl Writes {
 fn is_ack(message: &RaftMessage) -> bool {
     message.kind == RaftKind::AppendResponse && !message.reject
 }
+
+/// How many messages may wait for a write; the oldest is lost first, as on the wire.
+pub(super) const THEN_SEND_MAX: usize = 1_024;

@@ -59,11 +59,13 @@ fn digest(token: &str) -> [u8; 32] {
 
 /// The token that a request shows: `X-Nomad-Token`, or else a bearer token.
 pub(super) fn token(headers: &HeaderMap) -> Option<String> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    if let Some(token) = text("x-nomad-token").map(str::trim).filter(|token| !token.is_empty()) {
-        return Some(token.to_owned());
+    // Whatever bytes they are: a token that is no text is a wrong one, and not none.
+    let text = |name: &str| headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()));
+    if let Some(token) = text("x-nomad-token").filter(|token| !token.trim().is_empty()) {
+        return Some(token.trim().to_owned());
     }
-    let (scheme, rest) = text("authorization")?.split_once(' ')?;
+    let authorization = text("authorization")?;
+    let (scheme, rest) = authorization.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return None;
     }
@@ -73,6 +75,8 @@ pub(super) fn token(headers: &HeaderMap) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -89,7 +93,7 @@ mod tests {
         let of = |pairs: &[(&'static str, &'static str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in pairs {
-                headers.insert(*name, value.parse().unwrap());
+                headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
             }
             token(&headers)
         };
@@ -97,6 +101,10 @@ mod tests {
         assert_eq!(of(&[("x-nomad-token", " a ")]).as_deref(), Some("a"));
         let both = [("x-nomad-token", "a"), ("authorization", "Bearer b")];
         assert_eq!(of(&both).as_deref(), Some("a"));
+        let foreign = [("x-nomad-token", "ключ"), ("authorization", "Bearer b")];
+        assert_eq!(of(&foreign).as_deref(), Some("ключ"), "the first wins, whatever it is");
+        let twice = [("x-nomad-token", "a"), ("x-nomad-token", "b")];
+        assert_eq!(of(&twice).as_deref(), Some("a"));
         assert_eq!(of(&[("authorization", "bEaReR  b c")]).as_deref(), Some("b"));
         assert_eq!(of(&[("authorization", "Basic b")]), None);
         assert_eq!(of(&[("authorization", "Bearer")]), None);

@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 
+use crate::error::Fatal;
 use crate::id::NodeId;
 use crate::membership::MembershipError;
 use crate::raft::{ReadError, TransferError};
@@ -65,9 +66,22 @@ impl ApiError {
         Self::internal(format!("need at least one voter in configuration: {{[{left}]}}"))
     }
 
+    pub(super) fn not_ready() -> Self {
+        Self::internal("Not ready to serve consistent reads")
+    }
+
+    pub(super) fn stopped(fatal: &Fatal) -> Self {
+        match fatal {
+            Fatal::Shutdown => Self::internal("raft is already shutdown"),
+            fatal => Self::internal(fatal.to_string()),
+        }
+    }
+
     pub(super) fn read(error: ReadError) -> Self {
         match error {
-            ReadError::NoLeader(_) | ReadError::TimedOut => Self::no_leader(),
+            ReadError::NoLeader(_) => Self::no_leader(),
+            ReadError::Stopped(fatal) => Self::stopped(&fatal),
+            ReadError::TimedOut => Self::not_ready(),
             error => Self::internal(error.to_string()),
         }
     }
@@ -75,6 +89,8 @@ impl ApiError {
     pub(super) fn membership(error: &MembershipError) -> Self {
         match error {
             MembershipError::NoLeader(_) => Self::no_leader(),
+            MembershipError::Stopped(fatal) => Self::stopped(fatal),
+            MembershipError::Unknown => Self::internal("leadership lost while committing log"),
             error => Self::internal(error.to_string()),
         }
     }

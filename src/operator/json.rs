@@ -10,7 +10,8 @@ use crate::status::Status;
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Configuration {
     pub(super) index: u64,
-    pub(super) servers: Vec<Server>,
+    /// `None`, which is written `null`, if there is none.
+    pub(super) servers: Option<Vec<Server>>,
 }
 
 #[derive(Serialize)]

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 
 mod auth;
 mod error;
+mod go;
 mod json;
 mod parse;
 mod render;
@@ -67,12 +68,9 @@ impl OperatorApi {
         parse::owns(path)
     }
 
-    /// In Nomad's order: the region, a leader (unless stale is good enough), the token, then the
-    /// call itself.
+    /// In Nomad's order: the form of an address, the region, a leader (unless stale is good
+    /// enough), the token, then the call itself.
     async fn execute(&self, call: &Call, token: Option<&str>) -> Result<Reply, ApiError> {
-        if call.region.as_deref().is_some_and(|region| region != self.config.region) {
-            return Err(ApiError::no_path_to_region());
-        }
         if let Selector::Address { text, malformed: Some(reason) } = &call.selector
             && self.raft.status().membership.member_at(text).is_none()
         {
@@ -80,14 +78,23 @@ impl OperatorApi {
                 "address must be in IP:port format: {reason}"
             )));
         }
+        if call.region.as_deref().is_some_and(|region| region != self.config.region) {
+            return Err(ApiError::no_path_to_region());
+        }
         if !call.stale {
             self.hold().await?;
         }
         if call.verb.needs_management() && !self.authorizer.is_management(token) {
             return Err(ApiError::permission_denied());
         }
+        if !call.stale {
+            // Nomad would ask the leader. Here this server answers, once it knows what the leader
+            // knows: one that lags would not find a member that was just added.
+            self.raft.read(Consistency::Linearizable).await.map_err(ApiError::read)?;
+        }
         match call.verb {
-            parse::Verb::Configuration => self.configuration(call.stale).await,
+            parse::Verb::Configuration => Ok(self.configuration()),
+            parse::Verb::Ping => Ok(Reply::Empty),
             parse::Verb::RemovePeer => self.remove(&call.selector).await,
             parse::Verb::StatusLeader => {
                 Ok(Reply::Json(json::text(&leader_address(&self.raft.status()))))
@@ -102,38 +109,41 @@ impl OperatorApi {
         let deadline = self.runtime.now() + self.config.hold;
         loop {
             let status = self.raft.status();
+            if let Some(fatal) = &status.stopped {
+                return Err(ApiError::stopped(fatal));
+            }
             let leads = status.leader == Some(status.id);
             if status.leader.is_some() && (!leads || status.established) {
                 return Ok(());
             }
             let now = self.runtime.now();
             if now >= deadline {
-                return Err(ApiError::no_leader());
+                return Err(if leads { ApiError::not_ready() } else { ApiError::no_leader() });
             }
             self.runtime.timer((now + HOLD_STEP).min(deadline)).await;
         }
     }
 
-    async fn configuration(&self, stale: bool) -> Result<Reply, ApiError> {
-        if !stale {
-            self.raft.read(Consistency::Linearizable).await.map_err(ApiError::read)?;
-        }
+    fn configuration(&self) -> Reply {
         let status = self.raft.status();
         let leader = leader_address(&status);
-        let servers = status.membership.members().map(|member| Server {
-            address: member.address.clone(),
-            id: member.id.to_string(),
-            leader: !leader.is_empty() && member.address == leader,
-            node: match member.name.as_str() {
-                "" => "(unknown)".to_owned(),
-                name => format!("{name}.{}", self.config.region),
-            },
-            raft_protocol: "3",
-            voter: member.role == crate::Role::Voter,
-        });
-        let configuration =
-            Configuration { index: status.membership.index(), servers: servers.collect() };
-        Ok(Reply::Json(json::value(&configuration)))
+        let members = status.membership.members();
+        let servers: Vec<Server> = members
+            .map(|member| Server {
+                address: member.address.clone(),
+                id: member.id.to_string(),
+                leader: !leader.is_empty() && member.address == leader,
+                node: match member.name.as_str() {
+                    "" => "(unknown)".to_owned(),
+                    name => format!("{name}.{}", self.config.region),
+                },
+                raft_protocol: "3",
+                voter: member.role == crate::Role::Voter,
+            })
+            .collect();
+        let servers = Some(servers).filter(|servers| !servers.is_empty());
+        let configuration = Configuration { index: status.membership.index(), servers };
+        Reply::Json(json::value(&configuration))
     }
 
     async fn remove(&self, selector: &Selector) -> Result<Reply, ApiError> {
@@ -153,18 +163,21 @@ impl OperatorApi {
         let from = from.ok_or_else(ApiError::leader_vanished)?;
         let noop = from.id == to.id;
         if !noop {
-            self.transfer_to(to.id).await?;
+            self.transfer_to(to.id, selector).await?;
         }
         Ok(Reply::Json(json::value(&Transfer::new(&from, &to, noop))))
     }
 
-    async fn transfer_to(&self, to: NodeId) -> Result<(), ApiError> {
+    async fn transfer_to(&self, to: NodeId, selector: &Selector) -> Result<(), ApiError> {
         let mut attempt = 1;
         loop {
             match self.raft.transfer_leadership(to).await {
                 Ok(()) => return Ok(()),
                 Err(TransferError::NotVoter { id }) => return Err(ApiError::not_voter(id)),
                 Err(TransferError::NoLeader(_)) => return Err(ApiError::no_leader()),
+                // It was removed meanwhile.
+                Err(TransferError::NotFound { .. }) => return Err(selector.not_found(true)),
+                Err(TransferError::Stopped(fatal)) => return Err(ApiError::stopped(&fatal)),
                 Err(error) if attempt == TRANSFER_ATTEMPTS => {
                     return Err(ApiError::transfer_failed(TRANSFER_ATTEMPTS, &error));
                 }
@@ -195,11 +208,11 @@ impl Handler for OperatorApi {
     async fn handle(&self, request: http::Request<Body>) -> http::Response<Body> {
         let (head, _) = request.into_parts();
         let token = auth::token(&head.headers);
-        let (pretty, result) = match parse::parse(&head) {
-            Ok(call) => (call.pretty, self.execute(&call, token.as_deref()).await),
-            Err(error) => (false, Err(error)),
+        let result = match parse::parse(&head) {
+            Ok(call) => self.execute(&call, token.as_deref()).await,
+            Err(error) => Err(error),
         };
-        render::render(pretty, result)
+        render::render(parse::presentation(&head), result)
     }
 }
 

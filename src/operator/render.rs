@@ -1,11 +1,16 @@
 //! Writes responses. Pure: it knows statuses, types and encodings, and no cluster.
 
-use http::header::{CONTENT_TYPE, HeaderValue, LOCATION, VARY};
-use http::{Response, StatusCode};
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::{DeflateEncoder, GzEncoder};
+use http::Response;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, LOCATION, VARY};
 use serde::Serialize as _;
 use serde_json::Value;
 
 use super::error::ApiError;
+use super::parse::{Encoding, Presentation};
 use crate::http::Body;
 
 #[derive(Debug)]
@@ -14,26 +19,59 @@ pub(super) enum Reply {
     Json(Value),
 }
 
-pub(super) fn render(pretty: bool, result: Result<Reply, ApiError>) -> Response<Body> {
+pub(super) fn render(how: Presentation, result: Result<Reply, ApiError>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
-    // Caches must know that the answer might differ, even while it never does.
-    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
     let (content_type, text) = match result {
-        Ok(Reply::Empty) => return response,
-        Ok(Reply::Json(value)) => ("application/json", write(&value, pretty)),
+        Ok(Reply::Empty) => (None, String::new()),
+        Ok(Reply::Json(value)) => (Some("application/json"), write(&value, how.pretty)),
         Err(error) => {
             *response.status_mut() = error.status;
             if let Some(location) = error.location.and_then(|to| HeaderValue::try_from(to).ok()) {
                 response.headers_mut().insert(LOCATION, location);
             }
-            let Some(text) = error.text else { return response };
-            debug_assert!(error.status != StatusCode::OK);
-            ("text/plain; charset=utf-8", text)
+            let content_type = error.text.as_ref().map(|_| "text/plain; charset=utf-8");
+            (content_type, error.text.unwrap_or_default())
         }
     };
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    *response.body_mut() = text.into();
+    let headers = response.headers_mut();
+    headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    if let Some(content_type) = content_type {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    }
+    // Also what is empty is compressed, as Nomad's middleware does it.
+    let body = match how.encoding {
+        Some(encoding) => {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
+            encoding.compress(text.as_bytes()).into()
+        }
+        None => text.into(),
+    };
+    *response.body_mut() = body;
     response
+}
+
+impl Encoding {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Deflate => "deflate",
+            Self::Gzip => "gzip",
+        }
+    }
+
+    fn compress(self, bytes: &[u8]) -> Vec<u8> {
+        let (out, level) = (Vec::new(), Compression::default());
+        let compressed = match self {
+            Self::Deflate => {
+                let mut encoder = DeflateEncoder::new(out, level);
+                encoder.write_all(bytes).and_then(|()| encoder.finish())
+            }
+            Self::Gzip => {
+                let mut encoder = GzEncoder::new(out, level);
+                encoder.write_all(bytes).and_then(|()| encoder.finish())
+            }
+        };
+        compressed.expect("memory takes all that is written")
+    }
 }
 
 fn write(value: &Value, pretty: bool) -> String {

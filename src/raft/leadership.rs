@@ -3,7 +3,7 @@
 use futures::channel::oneshot;
 
 use super::Raft;
-use crate::driver::Ask;
+use crate::driver::{Ask, Rejected};
 use crate::error::{Fatal, NoLeader};
 use crate::id::NodeId;
 
@@ -20,10 +20,12 @@ impl Raft {
         let deadline = self.deadline();
         loop {
             let (answer, answered) = oneshot::channel();
-            if self.shared().asks.push(Ask::Transfer(to, answer)).is_err() {
-                self.check_running()?;
-            }
-            match answered.await.unwrap_or(Err(TransferError::Unknown)) {
+            let result = match self.shared().asks.push(Ask::Transfer(to, answer, deadline)) {
+                Ok(()) => answered.await.unwrap_or(Err(TransferError::Unknown)),
+                Err(Rejected::Closed(_)) => Err(self.fatal().into()),
+                Err(Rejected::Full(_)) => Err(NoLeader.into()),
+            };
+            match result {
                 Err(TransferError::NoLeader(_)) if self.wait_for_change(deadline).await => {}
                 result => return result,
             }

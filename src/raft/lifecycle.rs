@@ -10,10 +10,10 @@ use futures::channel::oneshot;
 
 use super::{Handle, Parts, Raft};
 use crate::config::ConfigError;
-use crate::driver::{self, Ask};
+use crate::driver::{self, Ask, Rejected};
 use crate::error::{Fatal, NoLeader};
 use crate::id::{ClusterId, GroupId, NodeId};
-use crate::membership::{Member, MembershipError};
+use crate::membership::{Member, Membership, MembershipError};
 use crate::state_machine::BoxError;
 use crate::storage::StorageError;
 
@@ -41,9 +41,18 @@ impl Raft {
     /// [`BootstrapError::NotBlank`] on a store that has any state; see there for the others.
     pub async fn bootstrap(&self, members: Vec<Member>) -> Result<ClusterId, BootstrapError> {
         let (answer, answered) = oneshot::channel();
-        // A mailbox that is full or closed drops the answer, and that is told below.
-        let _ = self.shared().asks.push(Ask::Bootstrap(members, answer));
+        if let Err(Rejected::Full(_)) = self.shared().asks.push(Ask::Bootstrap(members, answer)) {
+            return Err(BootstrapError::Overloaded { limit: self.shared().asks.items_max() });
+        }
+        // A mailbox that is closed has dropped the answer.
         answered.await.unwrap_or_else(|_| Err(self.fatal().into()))
+    }
+
+    /// Whether the cluster of this server is the one that [`bootstrap`](Self::bootstrap) forms of
+    /// `members`, so that whoever is told to bootstrap again can tell whether that is done already.
+    #[must_use]
+    pub fn was_formed_of(&self, members: Vec<Member>) -> bool {
+        self.status().cluster == driver::cluster_of(&Membership::first(members))
     }
 
     /// Asks the cluster that is reached at one of `addresses` to take this blank server in.
@@ -55,16 +64,21 @@ impl Raft {
     /// See [`JoinError`].
     pub async fn join(&self, addresses: &[String]) -> Result<(), JoinError> {
         let (answer, answered) = oneshot::channel();
-        // A mailbox that is full or closed drops the answer, and that is told below.
-        let _ = self.shared().asks.push(Ask::Join(addresses.to_vec(), answer));
+        if let Err(Rejected::Full(_)) =
+            self.shared().asks.push(Ask::Join(addresses.to_vec(), answer))
+        {
+            return Err(JoinError::Overloaded { limit: self.shared().asks.items_max() });
+        }
+        // A mailbox that is closed has dropped the answer.
         answered.await.unwrap_or_else(|_| Err(self.fatal().into()))
     }
 
     /// Ends the node: takes nothing more, finishes the write under way, lets go of its stores and
     /// its transport.
     ///
-    /// Whoever waits is told. A leader does not hand over by itself; see
-    /// [`transfer_leadership`](Self::transfer_leadership).
+    /// Whoever waits is told. It ends within [`Config::verb_timeout`](crate::Config::verb_timeout):
+    /// a disk or a state machine that hangs for so long is left behind as it is. A leader does not
+    /// hand over by itself; see [`transfer_leadership`](Self::transfer_leadership).
     ///
     /// # Errors
     ///
@@ -85,7 +99,7 @@ impl Raft {
     /// Why the node has stopped; [`Fatal::Shutdown`] too if its task was simply dropped with its
     /// runtime.
     pub(super) fn fatal(&self) -> Fatal {
-        self.status().stopped.unwrap_or(Fatal::Shutdown)
+        self.shared().ending().unwrap_or(Fatal::Shutdown)
     }
 
     pub(super) fn check_running(&self) -> Result<(), Fatal> {
@@ -152,6 +166,12 @@ impl StartError {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BootstrapError {
+    /// Too many requests wait already; try again later.
+    #[error("overloaded: more than {limit} requests wait")]
+    Overloaded {
+        /// The limit.
+        limit: usize,
+    },
     /// The store has state already.
     #[error("the store has state already; a cluster is formed on empty stores only")]
     NotBlank,
@@ -168,6 +188,12 @@ pub enum BootstrapError {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
+    /// Too many requests wait already; try again later.
+    #[error("overloaded: more than {limit} requests wait")]
+    Overloaded {
+        /// The limit.
+        limit: usize,
+    },
     /// It is in a cluster already.
     #[error("the store has state already; only a blank server can join")]
     NotBlank,

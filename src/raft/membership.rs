@@ -3,7 +3,8 @@
 use futures::channel::oneshot;
 
 use super::Raft;
-use crate::driver::Ask;
+use crate::driver::{Ask, Rejected};
+use crate::error::NoLeader;
 use crate::membership::{Change, Membership, MembershipError};
 
 impl Raft {
@@ -43,11 +44,12 @@ impl Raft {
         let deadline = self.deadline();
         loop {
             let (answer, answered) = oneshot::channel();
-            let ask = Ask::Change(change.clone(), planned_on, answer);
-            if self.shared().asks.push(ask).is_err() {
-                self.check_running()?;
-            }
-            let result = answered.await.unwrap_or(Err(MembershipError::Unknown));
+            let ask = Ask::Change(change.clone(), planned_on, answer, deadline);
+            let result = match self.shared().asks.push(ask) {
+                Ok(()) => answered.await.unwrap_or(Err(MembershipError::Unknown)),
+                Err(Rejected::Closed(_)) => Err(self.fatal().into()),
+                Err(Rejected::Full(_)) => Err(NoLeader.into()),
+            };
             let again =
                 matches!(result, Err(MembershipError::NoLeader(_) | MembershipError::InProgress));
             if !again || !self.wait_for_change(deadline).await {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 
 use super::Raft;
+use crate::config::COMMAND_OVERHEAD_BYTES;
 use crate::driver::{Ask, ProposeCaller, Rejected};
 use crate::error::{Fatal, NoLeader};
 use crate::id::LogId;
@@ -27,7 +28,7 @@ impl Raft {
         if command.len() > bytes_max {
             return Err(ProposeError::TooLarge { bytes: command.len(), bytes_max });
         }
-        let permit = shared.budget.take(command.len());
+        let permit = shared.budget.take(command.len() + COMMAND_OVERHEAD_BYTES);
         let permit = permit.map_err(|limit| ProposeError::Overloaded { limit })?;
         let (answer, answered) = oneshot::channel();
         let caller = ProposeCaller { answer, deadline: None, permit };

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
-#[cfg(not(unix))]
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
@@ -98,8 +96,10 @@ impl fmt::Debug for OsFiles {
 impl Files for OsFiles {
     async fn lock(&self) -> io::Result<()> {
         self.on(&self.changes, |directory, table| {
-            std::fs::create_dir_all(directory)?;
             let lock = directory.join(LOCK_NAME);
+            if !lock.exists() {
+                make_directory(directory, sync_directory)?;
+            }
             let file = OpenOptions::new().create(true).truncate(false).write(true).open(lock)?;
             if lock_of(table).lock.is_some() || !file.try_lock_exclusive()? {
                 return Err(io::ErrorKind::WouldBlock.into());
@@ -171,6 +171,33 @@ impl Files for OsFiles {
     }
 }
 
+/// Makes a directory, with those above it, and its name durable: what is synced in it is lost
+/// otherwise, when the power goes.
+///
+/// Those that were there may have been made by a process that ended before it synced, so they are
+/// synced too; but they may be of others, and then it is enough to try.
+fn make_directory(
+    directory: &Path,
+    mut sync: impl FnMut(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let there = directory.ancestors().find(|path| path.exists()).map(Path::to_owned);
+    std::fs::create_dir_all(directory)?;
+    let mut made = true;
+    for path in directory.ancestors() {
+        made &= Some(path) != there.as_deref();
+        let above = match path.parent() {
+            None => break,
+            Some(above) if above.as_os_str().is_empty() => Path::new("."),
+            Some(above) => above,
+        };
+        match sync(above) {
+            Err(error) if made => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn run(directory: &Path, table: &Mutex<Table>, op: FileOp) -> io::Result<()> {
     match op {
         FileOp::Remove { name } => std::fs::remove_file(path(directory, &name)?),
@@ -209,17 +236,15 @@ fn sync_directory(directory: &Path) -> io::Result<()> {
 }
 
 /// Windows keeps names durable by itself, and cannot sync a directory.
-#[cfg(not(unix))]
+#[cfg(windows)]
 fn sync_directory(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-#[cfg(unix)]
-fn read_at(file: &File, at: u64, mut into: &mut [u8]) -> io::Result<usize> {
-    use std::os::unix::fs::FileExt;
-    let (mut at, whole) = (at, into.len());
+fn read_at(file: &File, mut at: u64, mut into: &mut [u8]) -> io::Result<usize> {
+    let whole = into.len();
     while !into.is_empty() {
-        match FileExt::read_at(file, into, at) {
+        match read_some_at(file, into, at) {
             Ok(0) => break,
             Ok(read) => {
                 at += read as u64;
@@ -232,27 +257,41 @@ fn read_at(file: &File, at: u64, mut into: &mut [u8]) -> io::Result<usize> {
     Ok(whole - into.len())
 }
 
+fn write_at(file: &File, mut at: u64, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match write_some_at(file, bytes, at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                at += written as u64;
+                bytes = &bytes[written..];
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+// With the offset in each call: a file's position is one for all its handles, duplicated ones too,
+// and the two threads would move it under each other.
 #[cfg(unix)]
-fn write_at(file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, at)
+fn read_some_at(file: &File, into: &mut [u8], at: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, into, at)
 }
 
-/// Elsewhere a file has one position for all; a handle of its own has its own.
-#[cfg(not(unix))]
-fn read_at(file: &File, at: u64, into: &mut [u8]) -> io::Result<usize> {
-    let mut file = file.try_clone()?;
-    file.seek(SeekFrom::Start(at))?;
-    let mut bytes = Vec::new();
-    file.take(into.len() as u64).read_to_end(&mut bytes)?;
-    into[..bytes.len()].copy_from_slice(&bytes);
-    Ok(bytes.len())
+#[cfg(unix)]
+fn write_some_at(file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::write_at(file, bytes, at)
 }
 
-#[cfg(not(unix))]
-fn write_at(file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
-    let mut file = file.try_clone()?;
-    file.seek(SeekFrom::Start(at))?;
-    file.write_all(bytes)
+#[cfg(windows)]
+fn read_some_at(file: &File, into: &mut [u8], at: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, into, at)
+}
+
+#[cfg(windows)]
+fn write_some_at(file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_write(file, bytes, at)
 }
 
 fn lock_of(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
@@ -261,3 +300,59 @@ fn lock_of(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
 }
 
 const LOCK_NAME: &str = ".lock";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_made_is_made_durable_with_those_above_it() {
+        let outside = tempfile::tempdir().unwrap();
+        let mut synced = Vec::new();
+        let directory = outside.path().join("a/b/log");
+        make_directory(&directory, |path| {
+            assert!(directory.is_dir());
+            synced.push(path.to_owned());
+            sync_directory(path)
+        })
+        .unwrap();
+        let below = [outside.path().join("a/b"), outside.path().join("a")];
+        assert_eq!(synced[..2], below);
+        assert_eq!(synced[2], outside.path());
+    }
+
+    #[test]
+    fn only_what_was_made_must_be_synced() {
+        let outside = tempfile::tempdir().unwrap();
+        let directory = outside.path().join("log");
+        let fails = |at: PathBuf| {
+            move |path: &Path| if path == at { Err(io::Error::other("planted")) } else { Ok(()) }
+        };
+        let above = outside.path().parent().unwrap().to_owned();
+        make_directory(&directory, fails(above)).unwrap();
+        std::fs::remove_dir(&directory).unwrap();
+        make_directory(&directory, fails(outside.path().to_owned())).unwrap_err();
+        make_directory(&directory, fails(outside.path().to_owned())).unwrap();
+    }
+
+    #[test]
+    fn bytes_are_written_and_read_where_they_belong() {
+        futures::executor::block_on(async {
+            let directory = tempfile::tempdir().unwrap();
+            let files = OsFiles::new(directory.path().join("log")).unwrap();
+            files.lock().await.unwrap();
+            let file = files.open("file", OpenMode::Create).await.unwrap();
+            let parts = vec![Bytes::from_static(b"abc"), Bytes::from_static(b"def")];
+            files.run(vec![FileOp::Write { file, at: 2, parts }]).await.unwrap();
+            assert_eq!(files.read(file, 0, 100).await.unwrap(), "\0\0abcdef");
+            assert_eq!(files.read(file, 4, 2).await.unwrap(), "cd");
+            assert_eq!(files.read(file, 8, 2).await.unwrap(), "");
+            let read_only = files.open("file", OpenMode::Read).await.unwrap();
+            let parts = vec![Bytes::from_static(b"x")];
+            files.run(vec![FileOp::Write { file: read_only, at: 0, parts }]).await.unwrap_err();
+            files.close(file);
+            let closed = files.read(file, 0, 1).await.unwrap_err().kind();
+            assert_eq!(closed, io::ErrorKind::InvalidInput);
+        });
+    }
+}

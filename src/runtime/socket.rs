@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// Makes small writes leave at once, and lets the system find out that a silent peer's machine is
-/// gone.
+/// Makes small writes leave at once, and lets the system find out that a peer's machine is gone,
+/// whether the connection is silent or not.
 pub(super) fn tune(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
+    // Otherwise what is under way when a network is cut is sent again at growing intervals, and the
+    // connection is of no use for a minute after the network has come back.
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
     let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE_IDLE);
     #[cfg(any(target_os = "linux", target_vendor = "apple", windows))]
     let keep_alive = keep_alive.with_interval(KEEP_ALIVE_INTERVAL);
@@ -21,6 +25,10 @@ const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(15);
 /// How long the system waits between two such questions.
 #[cfg(any(target_os = "linux", target_vendor = "apple", windows))]
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long what was sent may remain unacknowledged.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -36,5 +44,7 @@ mod tests {
         let socket = SockRef::from(&stream);
         assert!(socket.tcp_nodelay().unwrap());
         assert!(socket.keepalive().unwrap());
+        #[cfg(any(target_os = "android", target_os = "linux"))]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_MAX));
     }
 }

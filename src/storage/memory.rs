@@ -122,6 +122,11 @@ impl LogStore for MemoryLogStore {
             disk.failed = true;
             return Err(StorageError::io("writing to memory")(io::Error::other("planted")));
         }
+        let last = disk.log.entries.back().map_or(disk.log.base.log_id, |entry| entry.log_id);
+        if let Err(error) = batch.check(disk.log.base.log_id.index, last.index) {
+            disk.failed = true;
+            return Err(error);
+        }
         if batch.sync {
             disk.unsynced = None;
         } else {

@@ -39,7 +39,7 @@ pub trait LogStore: Send + 'static {
 
     /// Writes a batch; when it returns, all of it can be read back, and, if `batch.sync`, all of it
     /// and everything before it survives a crash. Without `sync` a crash may lose the batch, but
-    /// not a part of it.
+    /// not a part of it. A batch that leaves a hole or brings back what was compacted is an error.
     async fn write(&mut self, batch: WriteBatch) -> Result<(), StorageError>;
 
     /// A handle for reading, which never queues behind writes.
@@ -74,6 +74,45 @@ pub struct WriteBatch {
     pub hard_state: Option<HardState>,
     /// Whether the write must be durable before it returns.
     pub sync: bool,
+}
+
+impl WriteBatch {
+    /// Whether it can be written to a log that begins behind `base` and ends with `last`: no hole,
+    /// and nothing that was compacted comes back.
+    pub(crate) fn check(&self, base: u64, last: u64) -> Result<(), StorageError> {
+        let refuse = |what: &str| {
+            let wrong = io::Error::new(io::ErrorKind::InvalidInput, what);
+            Err(StorageError::io("taking a batch")(wrong))
+        };
+        let (mut base, mut last) = (base, last);
+        if let Some(to) = &self.reset_to {
+            (base, last) = (to.log_id.index, to.log_id.index);
+        }
+        if let Some(to) = &self.compact_to {
+            if to.log_id.index < base {
+                return refuse("it brings back what was compacted");
+            }
+            base = to.log_id.index;
+            last = last.max(base);
+        }
+        if last == u64::MAX {
+            return refuse("there is no place behind its base");
+        }
+        if let Some(first) = self.entries.first().map(|entry| entry.log_id.index)
+            && !(base + 1..=last + 1).contains(&first)
+        {
+            return refuse("its entries do not follow on the log");
+        }
+        let follows =
+            |pair: &[Entry]| pair[0].log_id.index.checked_add(1) == Some(pair[1].log_id.index);
+        if !self.entries.windows(2).all(follows) {
+            return refuse("there is a hole between its entries");
+        }
+        match self.entries.last() {
+            Some(entry) if entry.log_id.index == u64::MAX => refuse("its entries have no end"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Where a log begins.

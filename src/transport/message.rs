@@ -85,6 +85,21 @@ impl Message {
         Self { cluster, group, from, from_address: Arc::from(""), to: Some(to), body }
     }
 
+    /// What it says of its sender's log, for whoever watches the traffic: tests, metrics, fault
+    /// injectors. `None` of a request, an answer or a probe.
+    #[must_use]
+    pub fn glance(&self) -> Option<Glance> {
+        let MessageBody::Raft(raft) = &self.body else { return None };
+        Some(Glance {
+            kind: raft.kind,
+            term: raft.term,
+            log_id: raft.log_id,
+            last: raft.entries.last().map_or(raft.log_id, Entry::log_id),
+            commit: raft.commit,
+            reject: raft.reject,
+        })
+    }
+
     /// The payload of a [`probe`](Self::probe); `None` of any other message.
     #[must_use]
     pub fn probe_payload(&self) -> Option<&Bytes> {
@@ -93,6 +108,24 @@ impl Message {
             _ => None,
         }
     }
+}
+
+/// What a message of the consensus engine says, without its payload.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Glance {
+    /// What it is.
+    pub kind: RaftKind,
+    /// The sender's term; of a pre-vote the one it would campaign in.
+    pub term: u64,
+    /// The entry before those it carries, or the one that an answer is about.
+    pub log_id: LogId,
+    /// The last entry it carries; `log_id` if none.
+    pub last: LogId,
+    /// The commit index it tells.
+    pub commit: u64,
+    /// Whether it says no.
+    pub reject: bool,
 }
 
 impl fmt::Debug for Message {
@@ -206,19 +239,31 @@ impl fmt::Debug for RaftMessage {
     }
 }
 
-/// The kinds of engine messages that travel. All others are local, or travel as requests.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) enum RaftKind {
+/// The kinds of messages that the consensus engine exchanges. All others of its are local, or
+/// travel as requests.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[non_exhaustive]
+pub enum RaftKind {
+    /// A leader's entries, or none, and how far it has committed.
     #[default]
     Append = 0,
+    /// What became of an append.
     AppendResponse = 1,
+    /// A leader's sign of life.
     Heartbeat = 2,
+    /// The answer to a heartbeat.
     HeartbeatResponse = 3,
+    /// Would you vote for me?
     PreVote = 4,
+    /// I would, or would not.
     PreVoteResponse = 5,
+    /// The head of a snapshot.
     Snapshot = 6,
+    /// Leadership is handed over: campaign at once.
     TimeoutNow = 7,
+    /// Vote for me.
     Vote = 8,
+    /// I do, or do not.
     VoteResponse = 9,
 }
 
@@ -243,9 +288,25 @@ pub(crate) struct Request {
     pub(crate) id: RequestId,
     /// How often it may still be passed on.
     pub(crate) hops: u8,
+    /// The term in which the asker takes somebody for the leader; 0 if it knows of none. Whoever
+    /// leads in another term refuses: so a copy that turns up late changes nothing.
+    pub(crate) term: u64,
     /// How long the asker still waits, in milliseconds.
     pub(crate) patience_ms: u32,
     pub(crate) verb: Verb,
+}
+
+impl Request {
+    /// Whether it was meant for the leader of another term, and would change something. A server
+    /// that leads again after a restart does so in a new term, so no copy of an old request is ever
+    /// carried out, whatever the receiver has forgotten.
+    pub(crate) fn is_late(&self, term: u64) -> bool {
+        match self.verb {
+            Verb::Change { .. } | Verb::Propose { .. } | Verb::Transfer { .. } => self.term != term,
+            // Joining twice is joining, and reading changes nothing.
+            Verb::Join { .. } | Verb::ReadIndex => false,
+        }
+    }
 }
 
 /// Which request: the asker's, of this start of its process, and which of those.
@@ -363,6 +424,7 @@ impl Writer {
         self.open.put_u8(BODY_REQUEST);
         self.request_id(request.id);
         self.open.put_u8(request.hops);
+        self.open.put_u64_le(request.term);
         self.open.put_u32_le(request.patience_ms);
         match &request.verb {
             Verb::Propose { commands } => {
@@ -535,6 +597,7 @@ impl Reader {
     fn request(&mut self) -> Result<Request, DecodeError> {
         let id = self.request_id()?;
         let hops = self.0.try_get_u8()?;
+        let term = self.0.try_get_u64_le()?;
         let patience_ms = self.0.try_get_u32_le()?;
         let verb = match self.0.try_get_u8()? {
             0 => {
@@ -544,16 +607,25 @@ impl Reader {
             }
             1 => Verb::ReadIndex,
             2 => {
-                let planned = self.0.try_get_u8()? != 0;
-                let index = self.0.try_get_u64_le()?;
-                let change = Change::decode(self.bytes()?)?;
-                Verb::Change { change, planned_on: planned.then_some(index) }
+                let planned_on = match (self.0.try_get_u8()?, self.0.try_get_u64_le()?) {
+                    (0, 0) => None,
+                    (1, index) => Some(index),
+                    _ => return Err(invalid("planned on")),
+                };
+                Verb::Change { change: Change::decode(self.bytes()?)?, planned_on }
             }
             3 => Verb::Transfer { to: self.node()? },
-            4 => Verb::Join { member: Member::decode(&mut self.bytes()?)? },
+            4 => {
+                let mut bytes = self.bytes()?;
+                let member = Member::decode(&mut bytes)?;
+                if !bytes.is_empty() {
+                    return Err(DecodeError::TrailingBytes { bytes: bytes.len() });
+                }
+                Verb::Join { member }
+            }
             _ => return Err(invalid("request")),
         };
-        Ok(Request { id, hops, patience_ms, verb })
+        Ok(Request { id, hops, term, patience_ms, verb })
     }
 
     fn answer(&mut self) -> Result<Answer, DecodeError> {

@@ -10,11 +10,13 @@ use crate::runtime::ByteReader;
 #[cfg(feature = "transport-stream")]
 pub mod frame;
 mod message;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::message::{
-    Answer, MessageBody, RaftKind, RaftMessage, Refusal, Reply, Request, RequestId, Verb,
+    Answer, MessageBody, RaftMessage, Refusal, Reply, Request, RequestId, Verb,
 };
-pub use self::message::{DecodeError, Frame, Message};
+pub use self::message::{DecodeError, Frame, Glance, Message, RaftKind};
 
 /// Carries messages to other servers: at most once, in any order, never waiting.
 ///

@@ -1,3 +1,4 @@
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -62,6 +63,39 @@ pub(crate) async fn after_a_shutdown_every_verb_says_so(mut cluster: Cluster) {
     raft.shutdown().await.unwrap();
 }
 
+pub(crate) async fn everyone_who_waits_is_told_of_a_shutdown(mut cluster: Cluster) {
+    let leader = cluster.form(3).await;
+    cluster.network.isolate(&address(leader));
+    let waiting: Vec<_> = (0..300)
+        .map(|n| {
+            let raft = cluster.raft(leader);
+            cluster.spawn(async move {
+                match n % 3 {
+                    0 => drop(raft.propose("\"x\"").await.unwrap_err()),
+                    1 => drop(raft.read(Consistency::Linearizable).await.unwrap_err()),
+                    _ => drop(raft.change_membership(Change::Remove(id(2))).await.unwrap_err()),
+                }
+            })
+        })
+        .collect();
+    cluster.pause(20).await;
+    cluster.raft(leader).shutdown().await.unwrap();
+    cluster.until("all have ended", |_| waiting.iter().all(|w| w.load(Ordering::SeqCst))).await;
+}
+
+pub(crate) async fn a_node_without_a_handle_ends(mut cluster: Cluster) {
+    let leader = cluster.form(3).await;
+    let gone = cluster.others(leader)[0];
+    let mut watch = cluster.raft(gone).watch();
+    let clone = cluster.raft(gone);
+    cluster.servers.remove(&gone);
+    assert_eq!(clone.status().stopped, None, "there is one handle left");
+    drop(clone);
+    while watch.changed().await.stopped != Some(Fatal::Shutdown) {}
+    // Its address and its stores are free again.
+    cluster.start(gone).await;
+}
+
 pub(crate) async fn a_failing_store_stops_its_node_with_the_reason(mut cluster: Cluster) {
     let leader = cluster.form(3).await;
     cluster.write(leader, "a").await;
@@ -76,12 +110,18 @@ pub(crate) async fn a_failing_store_stops_its_node_with_the_reason(mut cluster: 
     cluster.write(other, "d").await;
 }
 
-struct Broken;
+enum Broken {
+    Fails,
+    Panics,
+}
 
 #[async_trait]
 impl StateMachine for Broken {
     async fn apply(&mut self, _: Vec<Command>) -> Result<Vec<Bytes>, BoxError> {
-        Err("planted".into())
+        match self {
+            Self::Fails => Err("planted".into()),
+            Self::Panics => panic!("planted"),
+        }
     }
 
     async fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, BoxError> {
@@ -106,14 +146,23 @@ impl Snapshot for Nothing {
 }
 
 pub(crate) async fn a_failing_state_machine_stops_its_node_with_the_reason(cluster: Cluster) {
+    let reason = stopped_by(&cluster, Broken::Fails).await;
+    assert_eq!(reason, "the state machine failed: planted");
+}
+
+pub(crate) async fn a_panicking_state_machine_stops_its_node_and_not_the_process(cluster: Cluster) {
+    let reason = stopped_by(&cluster, Broken::Panics).await;
+    assert_eq!(reason, "the state machine failed: it panicked: planted");
+}
+
+async fn stopped_by(cluster: &Cluster, broken: Broken) -> String {
     let (log, snapshots) = (MemoryLogStore::new(), MemorySnapshotStore::new());
-    let parts = Parts { state_machine: Box::new(Broken), ..cluster.parts(1, &log, &snapshots) };
+    let parts = Parts { state_machine: Box::new(broken), ..cluster.parts(1, &log, &snapshots) };
     let raft = Raft::start(parts).await.unwrap();
     raft.bootstrap(vec![member(1)]).await.unwrap();
     assert_eq!(raft.propose("x").await, Err(ProposeError::Unknown));
     cluster.until("it has stopped", |_| raft.status().stopped.is_some()).await;
-    let reason = raft.status().stopped.unwrap().to_string();
-    assert_eq!(reason, "the state machine failed: planted");
+    raft.status().stopped.unwrap().to_string()
 }
 
 pub(crate) async fn a_config_that_cannot_work_is_refused(mut cluster: Cluster) {

@@ -1,4 +1,7 @@
+use std::time::Duration;
+
 use kontiki::{Change, JoinError, Member, MembershipError, Role};
+use kontiki_transport_memory::Faults;
 
 use crate::harness::{Cluster, address, id, member};
 
@@ -26,6 +29,23 @@ pub(crate) async fn a_server_joins_and_becomes_a_voter(mut cluster: Cluster) {
     // It is a member for good: after a restart it is in no need of joining again.
     cluster.start(3).await;
     cluster.until("it has caught up", |c| c.lines(3).len() == 2).await;
+}
+
+pub(crate) async fn a_server_joins_over_a_bad_network(mut cluster: Cluster) {
+    cluster.config.snapshot_after_entries = 5;
+    cluster.config.trailing_entries = 1;
+    cluster.config.verb_timeout = Duration::from_secs(30);
+    let leader = cluster.form(1).await;
+    for _ in 0..20 {
+        cluster.write(leader, "x").await;
+    }
+    let delay = Duration::ZERO..Duration::from_millis(20);
+    cluster.network.set_faults(Faults { loss: 0.2, duplication: 0.2, delay });
+    cluster.start(2).await;
+    cluster.raft(2).join(&[address(1)]).await.unwrap();
+    let votes = |c: &Cluster| c.raft(1).status().membership.voters().count() == 2;
+    cluster.until("it votes", votes).await;
+    cluster.until("it has all", |c| c.lines(2).len() == 20).await;
 }
 
 pub(crate) async fn a_removed_server_cannot_come_back(mut cluster: Cluster) {

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kontiki::{NoLeader, ProposeError};
+use kontiki_transport_memory::Faults;
 
 use crate::harness::Cluster;
 
@@ -34,6 +35,18 @@ pub(crate) async fn many_commands_at_once_are_all_applied_once(mut cluster: Clus
     assert_eq!(numbers, (0..300).collect::<Vec<_>>());
 }
 
+pub(crate) async fn what_arrives_twice_and_out_of_order_is_applied_once(mut cluster: Cluster) {
+    let leader = cluster.form(3).await;
+    let delay = std::time::Duration::ZERO..std::time::Duration::from_millis(5);
+    cluster.network.set_faults(Faults { duplication: 0.5, delay, ..Faults::default() });
+    let asked = cluster.others(leader)[0];
+    for number in 0..50 {
+        cluster.write(asked, &number.to_string()).await;
+    }
+    let numbers: Vec<String> = (0..50).map(|number| number.to_string()).collect();
+    assert_eq!(cluster.lines(asked), numbers);
+}
+
 pub(crate) async fn a_command_that_is_too_long_is_refused(mut cluster: Cluster) {
     cluster.config.command_bytes_max = 10;
     cluster.form(1).await;
@@ -64,7 +77,7 @@ pub(crate) async fn without_a_leader_nothing_is_applied(mut cluster: Cluster) {
 
 pub(crate) async fn more_than_may_wait_is_refused(mut cluster: Cluster) {
     cluster.config.command_bytes_max = 1_000;
-    cluster.config.waiting_bytes_max = 2_500;
+    cluster.config.waiting_bytes_max = 3_000;
     cluster.start(1).await;
     // A blank server keeps what it is given until the deadline.
     let waiting: Vec<_> = (0..2)
@@ -78,7 +91,7 @@ pub(crate) async fn more_than_may_wait_is_refused(mut cluster: Cluster) {
         .collect();
     cluster.pause(100).await;
     let error = cluster.raft(1).propose(vec![b'1'; 1_000]).await.unwrap_err();
-    assert_eq!(error, ProposeError::Overloaded { limit: 2_500 });
+    assert_eq!(error, ProposeError::Overloaded { limit: 3_000 });
     cluster.until("they have ended", |_| waiting.iter().all(|w| w.load(Ordering::SeqCst))).await;
     let error = cluster.raft(1).propose(vec![b'1'; 1_000]).await.unwrap_err();
     assert_eq!(error, ProposeError::NoLeader(NoLeader), "there is room again");

@@ -1,3 +1,5 @@
+use kontiki::{Change, Member};
+
 use crate::{Answer, Cluster, acls, address, id, on_cluster};
 
 const TEXT: Option<&str> = Some("text/plain; charset=utf-8");
@@ -31,8 +33,21 @@ fn paths_and_methods_are_nomads() {
             &[
                 ("POST", CONFIGURATION, 405, None, ""),
                 ("HEAD", CONFIGURATION, 405, None, ""),
+                ("DELETE", CONFIGURATION, 405, None, ""),
+                ("OPTIONS", CONFIGURATION, 405, None, ""),
                 ("GET", PEER, 404, TEXT, "Invalid method"),
+                ("PUT", "/v1/operator/raft/peer?id=x", 404, TEXT, "Invalid method"),
+                ("POST", "/v1/operator/raft/peer?id=x", 404, TEXT, "Invalid method"),
+                ("OPTIONS", PEER, 404, TEXT, "Invalid method"),
+                ("GET", TRANSFER, 405, TEXT, "Invalid method"),
                 ("DELETE", TRANSFER, 405, TEXT, "Invalid method"),
+                ("HEAD", TRANSFER, 405, TEXT, "Invalid method"),
+                ("OPTIONS", TRANSFER, 405, TEXT, "Invalid method"),
+                ("PATCH", TRANSFER, 405, TEXT, "Invalid method"),
+                ("TRACE", TRANSFER, 405, TEXT, "Invalid method"),
+                // The method comes before every parameter, and the region.
+                ("GET", "/v1/operator/raft/peer?region=x", 404, TEXT, "Invalid method"),
+                ("GET", "/v1/operator/raft/transferX?id=x", 404, TEXT, "Invalid method"),
                 ("GET", "/v1/operator/raft/other", 404, TEXT, "Invalid method"),
                 ("GET", "/v1/other", 404, None, ""),
                 ("GET", "/v1/status/leader/", 404, None, ""),
@@ -75,7 +90,25 @@ fn the_configuration_is_nomads_to_the_byte() {
             server(4, false, "(unknown)", false),
         ];
         let body = format!("{{\"Index\":{index},\"Servers\":[{}]}}", servers.join(","));
-        for uri in ["", "?stale", "?stale=True", "?stale=0", "?pretty=0", "?wait=1m30s&index=7"] {
+        let queries = [
+            "",
+            "X",
+            "?stale",
+            "?stale=",
+            "?stale=1",
+            "?stale=true",
+            "?stale=True",
+            "?stale=0",
+            "?stale=False",
+            "?stale=true&stale=no",
+            "?pretty=0",
+            "?pretty=0&pretty",
+            "?wait=1m30s&index=7",
+            "?wait=-1.5h.5ms&per_page=-3",
+            "?foo=bar&namespace=x&consistent",
+            "?region=",
+        ];
+        for uri in queries {
             let uri = format!("{CONFIGURATION}{uri}");
             table(&cluster, &[("GET", &uri, 200, JSON, &body)]).await;
         }
@@ -100,6 +133,16 @@ fn bad_parameters_are_refused_in_nomads_words() {
             ("per_page=x", page),
             ("wait=5", "Invalid wait time"),
             ("wait=5x", "Invalid wait time"),
+            ("wait=60foo", "Invalid wait time"),
+            ("wait=.s", "Invalid wait time"),
+            ("wait=2562048h", "Invalid wait time"),
+            ("per_page=2147483648", page),
+            ("index=foo", "Invalid index"),
+            ("index=%2B7", "Invalid index"),
+            ("stale=%20true", stale),
+            ("stale=no&stale=true", stale),
+            ("per_page=x&wait=5x&index=x", page),
+            ("wait=5x&index=x", "Invalid wait time"),
             ("index=-1", "Invalid index"),
             ("index=99999999999999999999", "Invalid index"),
             ("stale=yes&index=x", stale),
@@ -130,6 +173,13 @@ fn removing_checks_in_nomads_order() {
             ("?id", 500, not_found("id \"\"")),
             ("?id=no%22pe%0a", 500, not_found("id \"no\\\"pe\\n\"")),
             ("?address=1.2.3.4:5", 500, not_found("address \"1.2.3.4:5\"")),
+            // The first of several ids, and no more of the query than that.
+            ("?id=nope&id=00000000-0000-0003-0000-000000000000", 500, not_found("id \"nope\"")),
+            ("?id=x&stale=banana&index=x", 500, not_found("id \"x\"")),
+            ("?id=a+b", 500, not_found("id \"a b\"")),
+            ("?id=a%7f%c2%85%e2%80%8b", 500, not_found("id \"a\\x7f\\u0085\\u200b\"")),
+            ("?region=elsewhere", 400, "Must specify the peer's ID to remove".to_owned()),
+            ("?id=x&region=elsewhere", 500, "No path to region".to_owned()),
         ];
         for (query, status, text) in &rows {
             let uri = format!("{PEER}{query}");
@@ -150,59 +200,99 @@ fn removing_checks_in_nomads_order() {
     });
 }
 
+/// Each of these transfers is refused with 400 and this text, by both methods.
+async fn refused(cluster: &Cluster, rows: &[(&str, &str)]) {
+    for (query, text) in rows {
+        let uri = format!("{TRANSFER}?{query}");
+        table(cluster, &[("PUT", &uri, 400, TEXT, text), ("POST", &uri, 400, TEXT, text)]).await;
+    }
+}
+
 #[test]
 fn transferring_checks_in_nomads_order() {
     on_cluster(|cluster| async move {
-        let format = "address must be in IP:port format: ";
-        let missing = "0e0e0e0e-0000-0000-0000-000000000000";
         let rows = [
-            ("".to_owned(), "must specify id or address".to_owned()),
-            ("?id=&address=".to_owned(), "must specify either id or address".to_owned()),
-            ("?id=".to_owned(), "id must be non-empty".to_owned()),
-            ("?id=a&id=b".to_owned(), "must specify only one id".to_owned()),
-            ("?address=".to_owned(), "address must be non-empty".to_owned()),
-            ("?address=a&address=b".to_owned(), "must specify only one address".to_owned()),
-            ("?id=7".to_owned(), "id must be a uuid: uuid string is wrong length".to_owned()),
-            (
-                format!("?id={}", "0".repeat(36)),
-                "id must be a uuid: uuid is improperly formatted".to_owned(),
-            ),
-            (
-                "?id=gggggggg-0000-0000-0000-000000000000".to_owned(),
-                "id must be a uuid: encoding/hex: invalid byte: U+0067 'g'".to_owned(),
-            ),
-            ("?address=nope".to_owned(), format!("{format}not an ip:port")),
-            ("?address=:1".to_owned(), format!("{format}no IP")),
-            ("?address=1.2.3.4:".to_owned(), format!("{format}no port")),
-            (
-                "?address=1.2.3.4:99999".to_owned(),
-                format!("{format}invalid port \"99999\" parsing \"1.2.3.4:99999\""),
-            ),
-            (
-                "?address=localhost:1".to_owned(),
-                format!("{format}ParseAddr(\"localhost\"): unable to parse IP"),
-            ),
-            (
-                "?address=::1:4647".to_owned(),
-                format!(
-                    "{format}invalid ip:port \"::1:4647\", \
-                     IPv6 addresses must be surrounded by square brackets"
-                ),
-            ),
-            (
-                format!("?id={missing}"),
-                format!("id \"{missing}\" was not found in the Raft configuration"),
-            ),
-            (
-                "?address=[::1]:9".to_owned(),
-                "address \"[::1]:9\" was not found in the Raft configuration".to_owned(),
-            ),
-            (format!("?id={}", id(4)), format!("server \"{}\" is not a voter", id(4))),
+            ("", "must specify id or address"),
+            ("id=&address=", "must specify either id or address"),
+            ("id=", "id must be non-empty"),
+            ("id=&id=b", "id must be non-empty"),
+            ("id=a&id=b", "must specify only one id"),
+            ("address=", "address must be non-empty"),
+            ("address=a&address=b", "must specify only one address"),
+            // The agent looks at the form before anybody looks for the region.
+            ("address=nope&region=elsewhere", "address must be in IP:port format: not an ip:port"),
         ];
-        for (query, text) in &rows {
-            let uri = format!("{TRANSFER}{query}");
-            table(&cluster, &[("PUT", &uri, 400, TEXT, text), ("POST", &uri, 400, TEXT, text)])
-                .await;
+        refused(&cluster, &rows).await;
+        let region = format!("{TRANSFER}?id={}&region=elsewhere", id(1));
+        table(&cluster, &[("PUT", &region, 500, TEXT, "No path to region")]).await;
+    });
+}
+
+#[test]
+fn ids_and_addresses_must_have_the_form_that_go_wants() {
+    on_cluster(|cluster| async move {
+        let ids = [
+            ("7", "uuid string is wrong length"),
+            ("000000000000000000000000000000000000", "uuid is improperly formatted"),
+            ("gggggggg-0000-0000-0000-000000000000", "encoding/hex: invalid byte: U+0067 'g'"),
+            // Go names the first byte of a character, and quotes what can be printed.
+            ("%c3%a9gggggg-0000-0000-0000-000000000000", "encoding/hex: invalid byte: U+00C3 'Ã'"),
+            ("%00ggggggg-0000-0000-0000-000000000000", "encoding/hex: invalid byte: U+0000"),
+        ];
+        for (id, text) in ids {
+            let text = format!("id must be a uuid: {text}");
+            refused(&cluster, &[(&format!("id={id}"), &text)]).await;
+        }
+        let addresses = [
+            ("nope", "not an ip:port"),
+            (":1", "no IP"),
+            ("1.2.3.4:", "no port"),
+            ("[::1:9", "missing ]"),
+            ("1.2.3.4:99999", "invalid port \"99999\" parsing \"1.2.3.4:99999\""),
+            ("1.2.3.4:%2B5", "invalid port \"+5\" parsing \"1.2.3.4:+5\""),
+            ("localhost:1", "ParseAddr(\"localhost\"): unable to parse IP"),
+            ("[fe80::1%25]:9", "ParseAddr(\"fe80::1%\"): zone must be a non-empty string"),
+            (
+                "::1:4647",
+                "invalid ip:port \"::1:4647\", \
+                 IPv6 addresses must be surrounded by square brackets",
+            ),
+            (
+                "[1.2.3.4]:9",
+                "invalid ip:port \"[1.2.3.4]:9\", \
+                 square brackets can only be used with IPv6 addresses",
+            ),
+        ];
+        for (address, text) in addresses {
+            let text = format!("address must be in IP:port format: {text}");
+            refused(&cluster, &[(&format!("address={address}"), &text)]).await;
+        }
+    });
+}
+
+#[test]
+fn a_transfer_to_nobody_or_to_who_does_not_vote_is_refused() {
+    on_cluster(|cluster| async move {
+        let lettered = id(0x00ab_cdef);
+        let learner = Change::Add(Member::learner(lettered, "", "node-x"));
+        cluster.rafts[0].change_membership(learner).await.unwrap();
+        let missing = "0e0e0e0e-0000-0000-0000-000000000000";
+        // Looked up as it is written, and ours are in lower case.
+        let upper = lettered.to_string().to_uppercase();
+        let ids = [missing, upper.as_str()].map(|id| (format!("id={id}"), format!("id \"{id}\"")));
+        let addresses = ["9.9.9.9:0", "[::1]:9", "1.2.3.4:08"]
+            .map(|address| (format!("address={address}"), format!("address \"{address}\"")));
+        for (query, who) in ids.into_iter().chain(addresses) {
+            let text = format!("{who} was not found in the Raft configuration");
+            refused(&cluster, &[(&query, &text)]).await;
+        }
+        // A member's address is one, whatever its form.
+        for (query, who) in [
+            (format!("id={}", id(4)), id(4)),
+            (format!("address={}", address(4)), id(4)),
+            ("address=node-x".to_owned(), lettered),
+        ] {
+            refused(&cluster, &[(&query, &format!("server \"{who}\" is not a voter"))]).await;
         }
     });
 }

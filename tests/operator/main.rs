@@ -16,6 +16,9 @@ use kontiki::{Change, Config, GroupId, LogId, Member, NodeId, Parts, Raft};
 use kontiki_transport_memory::Network;
 
 mod cases;
+mod forwarding;
+mod presentation;
+mod wire;
 
 #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
 struct Nothing;
@@ -38,6 +41,7 @@ pub(crate) struct Answer {
     pub(crate) content_type: Option<String>,
     pub(crate) headers: http::HeaderMap,
     pub(crate) body: String,
+    pub(crate) bytes: bytes::Bytes,
 }
 
 pub(crate) fn id(n: u64) -> NodeId {
@@ -80,6 +84,22 @@ impl Cluster {
         cluster
     }
 
+    /// Starts a fourth server that is in no cluster.
+    pub(crate) async fn add_blank(&mut self) {
+        let mut config = Config::default();
+        config.address = "10.0.0.44:4647".to_owned();
+        let parts = Parts {
+            transport: self.network.endpoint(config.address.clone()),
+            config,
+            group: GroupId::default(),
+            runtime: self.process.clone(),
+            log: Box::new(MemoryLogStore::new()),
+            snapshots: Arc::new(MemorySnapshotStore::new()),
+            state_machine: typed::machine(Nothing).0,
+        };
+        self.rafts.push(Raft::start(parts).await.unwrap());
+    }
+
     pub(crate) async fn pause(&self, ms: u64) {
         self.process.timer(self.process.now() + Duration::from_millis(ms)).await;
     }
@@ -96,23 +116,44 @@ impl Cluster {
         authorizer: Arc<dyn Authorizer>,
         headers: &[(&str, &str)],
     ) -> Answer {
-        let raft = self.rafts[n - 1].clone();
-        let api = OperatorApi::new(raft, authorizer, self.process.clone(), ApiConfig::default());
+        let api = self.api(n, authorizer, ApiConfig::default());
         let mut request = Request::builder().method(Method::try_from(method).unwrap()).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = api.handle(request.body(Body::empty()).unwrap()).await;
-        let (head, body) = response.into_parts();
-        let content_type = head.headers.get("content-type");
-        let body = body.collect(1 << 20).await.unwrap();
-        Answer {
-            status: head.status.as_u16(),
-            content_type: content_type.map(|value| value.to_str().unwrap().to_owned()),
-            headers: head.headers,
-            body: String::from_utf8(body.to_vec()).unwrap(),
-        }
+        answer(&api, request.body(Body::empty()).unwrap()).await
     }
+
+    pub(crate) fn api(
+        &self,
+        n: usize,
+        authorizer: Arc<dyn Authorizer>,
+        config: ApiConfig,
+    ) -> OperatorApi {
+        OperatorApi::new(self.rafts[n - 1].clone(), authorizer, self.process.clone(), config)
+    }
+}
+
+pub(crate) async fn answer(api: &OperatorApi, request: Request<Body>) -> Answer {
+    let (head, body) = api.handle(request).await.into_parts();
+    // What every response has, and what none has.
+    assert_eq!(head.headers["vary"], "Accept-Encoding");
+    for name in ["allow", "server", "x-nomad-index", "x-nomad-knownleader", "x-nomad-lastcontact"] {
+        assert!(!head.headers.contains_key(name), "{name}");
+    }
+    let content_type = head.headers.get("content-type");
+    let bytes = body.collect(1 << 20).await.unwrap();
+    Answer {
+        status: head.status.as_u16(),
+        content_type: content_type.map(|value| value.to_str().unwrap().to_owned()),
+        headers: head.headers,
+        body: String::from_utf8_lossy(&bytes).into_owned(),
+        bytes,
+    }
+}
+
+pub(crate) fn get(uri: &str) -> Request<Body> {
+    Request::get(uri).body(Body::empty()).unwrap()
 }
 
 /// Runs a test on a cluster of its own, in virtual time.

@@ -1,6 +1,8 @@
 //! The one door: `cargo xtask check` is what CI runs, each step of it can be run alone.
 
 mod crash;
+mod instructions;
+mod sim;
 mod steps;
 
 use std::process::ExitCode;
@@ -10,7 +12,10 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words[..] {
         ["check"] => steps::check(),
+        ["bench", ref numbers @ ..] => steps::bench(numbers),
         ["crash", ref options @ ..] => crash::run(options),
+        ["sim", ref options @ ..] if !options.is_empty() => sim::pass_on(options),
+        ["instructions", "--write"] => instructions::write(),
         [step] if steps::STEPS.iter().any(|(name, _)| *name == step) => steps::one(step),
         _ => Err(usage()),
     };
@@ -25,5 +30,7 @@ fn main() -> ExitCode {
 
 fn usage() -> String {
     let steps: Vec<&str> = steps::STEPS.iter().map(|(name, _)| *name).collect();
-    format!("cargo xtask check | crash [--cycles N] [--seed N] | {}", steps.join(" | "))
+    let others = "check | bench [ROUNDS [SECONDS]] | crash [--cycles N] [--seed N]";
+    let sim = "sim seeds|replay|show|shrink …";
+    format!("cargo xtask {others} | {sim} | instructions --write | {}", steps.join(" | "))
 }

@@ -14,6 +14,8 @@ pub(crate) const STEPS: &[(&str, Step)] = &[
     ("test", test),
     ("docs", docs),
     ("deny", deny),
+    ("instructions", crate::instructions::compare),
+    ("sim", crate::sim::check),
 ];
 
 #[expect(clippy::disallowed_methods, reason = "a tool for people tells how long it took")]
@@ -47,6 +49,12 @@ fn docs() -> Result<(), String> {
     let mut command =
         cargo_command("doc --workspace --all-features --no-deps --document-private-items");
     run(command.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// How many rounds, and how many seconds one run takes; see docs/performance.md.
+pub(crate) fn bench(numbers: &[&str]) -> Result<(), String> {
+    let mut command = cargo_command("run --profile bench --package peers --");
+    run(command.args(numbers))
 }
 
 fn deny() -> Result<(), String> {
@@ -112,13 +120,21 @@ pub(crate) fn cargo(line: &str) -> Result<(), String> {
     run(&mut cargo_command(line))
 }
 
-fn cargo_command(line: &str) -> Command {
+pub(crate) fn cargo_command(line: &str) -> Command {
     let mut command = Command::new("cargo");
     command.args(line.split(' '));
     command
 }
 
-fn run(command: &mut Command) -> Result<(), String> {
+/// What a command prints, if it succeeds.
+pub(crate) fn output(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| error.to_string())?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let why = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(said) } else { Err(format!("{command:?}: {why}")) }
+}
+
+pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     let status = command.status().map_err(|error| error.to_string())?;
     if status.success() { Ok(()) } else { Err(format!("{command:?} ended with {status}")) }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::config::Config;
 use crate::id::LogId;
 use crate::membership::{Change, Member, Membership};
-use crate::node::{ChangeOutcome, Node, Outgoing, Start, WriteJob};
+use crate::node::{ChangeOutcome, Fetch, Node, Outgoing, Start, WriteJob};
 use crate::storage::{Base, Entry, EntryKind, HardState, Recovered, SnapshotMeta, WriteBatch};
 use crate::transport::{RaftKind, RaftMessage};
 
@@ -22,6 +22,8 @@ pub(super) struct Server {
     pub(super) applied: Vec<(LogId, Bytes)>,
     pub(super) reads: Vec<(u64, u64)>,
     pub(super) changes: Vec<ChangeOutcome>,
+    /// Reads behind memory, kept here if `Some` and not carried out.
+    pub(super) fetches: Option<Vec<Fetch>>,
 }
 
 #[derive(Clone, Default)]
@@ -95,6 +97,11 @@ impl Disk {
     }
 
     pub(super) fn start(&self, id: u64, config: &Config) -> Result<Node, String> {
+        self.start_at(id, config, self.base.log_id)
+    }
+
+    /// Starts a node whose state machine says that it has come so far.
+    pub(super) fn start_at(&self, id: u64, config: &Config, at: LogId) -> Result<Node, String> {
         Node::start(Start {
             id: id.into(),
             config,
@@ -102,7 +109,7 @@ impl Disk {
             seed: 7,
             recovered: self.recovered(),
             snapshot: self.snapshot.clone(),
-            applied: self.base.log_id,
+            applied: at,
         })
     }
 }
@@ -117,6 +124,7 @@ impl Server {
             applied: Vec::new(),
             reads: Vec::new(),
             changes: Vec::new(),
+            fetches: None,
         }
     }
 
@@ -143,7 +151,10 @@ impl Server {
             self.changes.extend(self.node.take_changes());
             let reads = self.node.take_reads();
             self.reads.extend(reads.iter().map(|&(_, round, index)| (round, index)));
-            let fetches = self.node.take_fetches();
+            let mut fetches = self.node.take_fetches();
+            if let Some(held) = &mut self.fetches {
+                held.append(&mut fetches);
+            }
             let fetched = !fetches.is_empty();
             for fetch in fetches {
                 let in_range = |entry: &&Entry| fetch.range.contains(&entry.log_id.index);

@@ -1,7 +1,8 @@
 //! The inbound checks, line by line: each of these messages would make the engine panic or lie.
 
-use super::cluster::{Cluster, voter};
-use crate::id::LogId;
+use super::cluster::{Cluster, learner, voter};
+use crate::id::{LogId, NodeId};
+use crate::membership::{Member, Membership};
 use crate::node::inspect::Verdict;
 use crate::storage::{Entry, SnapshotMeta};
 use crate::transport::{RaftKind, RaftMessage};
@@ -16,7 +17,9 @@ fn settled() -> (Cluster, u64) {
 
 fn judge(mut message: RaftMessage) -> Verdict {
     let (mut cluster, leader) = settled();
-    cluster.node(leader % 3 + 1).inspect(leader, &mut message)
+    let node = cluster.node(leader % 3 + 1);
+    node.staged_snapshot.clone_from(&message.snapshot);
+    node.inspect(leader, &mut message)
 }
 
 fn append(entries: Vec<Entry>) -> RaftMessage {
@@ -68,13 +71,89 @@ fn a_snapshot_must_name_a_place_and_voters() {
         ..RaftMessage::default()
     };
     let at = LogId { term: 2, index: 9 };
-    let good = crate::membership::Membership::first([voter(1)]).encode();
+    let good = Membership::first([voter(1)]).encode();
     assert_eq!(judge(snapshot(at, &good)), Verdict::Fine);
     assert_eq!(judge(snapshot(LogId { index: 0, ..at }, &good)), Verdict::Malformed);
     assert_eq!(judge(snapshot(LogId { term: 0, ..at }, &good)), Verdict::Malformed);
     assert_eq!(judge(snapshot(LogId { term: 10, ..at }, &good)), Verdict::Malformed);
     assert_eq!(judge(snapshot(at, b"")), Verdict::Malformed, "no voters");
     assert_eq!(judge(snapshot(at, b"x")), Verdict::Malformed, "no membership");
+    let twin = |n: u64| {
+        let mut id = NodeId::from(n).to_bytes();
+        id[15] = 1;
+        Member { id: NodeId::from_bytes(id).unwrap(), ..voter(n) }
+    };
+    let twins = Membership::first([voter(1), voter(2), twin(2)]);
+    assert_eq!(judge(snapshot(at, &twins.encode())), Verdict::Malformed, "twins to the engine");
+    let mut joint = Membership::first([voter(1), learner(2)]);
+    joint.outgoing.insert(twin(2).id, twin(2));
+    assert_eq!(judge(snapshot(at, &joint.encode())), Verdict::Malformed, "a twin on its way out");
+}
+
+#[test]
+fn a_snapshot_names_each_server_once() {
+    let judge = |members: &[Member], outgoing: &[Member]| {
+        let mut membership = Membership::first(members.iter().cloned());
+        membership.outgoing = outgoing.iter().map(|m| (m.id, m.clone())).collect();
+        judge(RaftMessage {
+            kind: RaftKind::Snapshot,
+            term: 9,
+            snapshot: Some(SnapshotMeta {
+                log_id: LogId { term: 2, index: 9 },
+                system: membership.encode(),
+                size_bytes: 0,
+            }),
+            ..RaftMessage::default()
+        })
+    };
+    let mut twin = NodeId::from(1).to_bytes();
+    twin[15] = 1;
+    let twin = Member { id: NodeId::from_bytes(twin).unwrap(), ..learner(1) };
+    assert_eq!(judge(&[voter(1), voter(2)], &[voter(1), voter(3)]), Verdict::Fine);
+    assert_eq!(judge(&[voter(1), twin.clone()], &[]), Verdict::Malformed, "for the engine, twice");
+    assert_eq!(judge(&[voter(1)], &[twin]), Verdict::Malformed);
+}
+
+#[test]
+fn a_snapshot_comes_as_a_stream_only() {
+    let (mut cluster, leader) = settled();
+    let follower = leader % 3 + 1;
+    let meta = SnapshotMeta {
+        log_id: LogId { term: 2, index: 99 },
+        system: cluster.node(leader).membership().encode(),
+        size_bytes: 0,
+    };
+    let term = cluster.node(leader).term();
+    let kind = RaftKind::Snapshot;
+    let message = RaftMessage { kind, term, snapshot: Some(meta), ..RaftMessage::default() };
+    let node = cluster.node(follower);
+    node.handle_message(leader, message);
+    assert_eq!(node.fatal(), None);
+    assert!(!node.is_installing());
+    assert_eq!(node.take_malformed(), 1);
+}
+
+#[test]
+fn a_refusal_hints_at_nothing_behind_what_it_refuses() {
+    let (mut cluster, leader) = settled();
+    let node = cluster.node(leader);
+    let index = node.last().index;
+    let refusal = |reject_hint| RaftMessage {
+        kind: RaftKind::AppendResponse,
+        term: node.term(),
+        log_id: LogId { term: 0, index: index + 1 },
+        reject: true,
+        reject_hint,
+        ..RaftMessage::default()
+    };
+    let (mut good, bad) = (refusal(index + 1), refusal(u64::MAX));
+    cluster.cut.extend([1, 2, 3]);
+    cluster.propose(leader, "b");
+    let node = cluster.node(leader);
+    assert_eq!(node.inspect(leader % 3 + 1, &mut good), Verdict::Fine);
+    assert_eq!(node.inspect(leader % 3 + 1, &mut bad.clone()), Verdict::Malformed);
+    node.handle_message(leader % 3 + 1, bad);
+    assert_eq!(node.fatal(), None);
 }
 
 #[test]
@@ -125,4 +204,76 @@ fn a_late_refusal_does_not_take_back_an_acknowledgement() {
     refusal.log_id.index = matched + 1;
     assert_eq!(cluster.node(leader).inspect(follower, &mut refusal), Verdict::Fine);
     assert_eq!((refusal.reject_hint, refusal.log_id.term), (matched, 0));
+}
+
+/// A snapshot that follows on what a settled cluster has, with the membership it has.
+fn good_snapshot(cluster: &mut Cluster, id: u64) -> RaftMessage {
+    let node = cluster.node(id);
+    let log_id = LogId { term: node.term(), index: node.last().index + 9 };
+    let system = node.membership().encode();
+    RaftMessage {
+        kind: RaftKind::Snapshot,
+        term: node.term(),
+        snapshot: Some(SnapshotMeta { log_id, system, size_bytes: 0 }),
+        ..RaftMessage::default()
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_not_stored_here_is_no_message() {
+    let (mut cluster, leader) = settled();
+    let follower = leader % 3 + 1;
+    let message = good_snapshot(&mut cluster, follower);
+    cluster.node(follower).handle_message(leader, message);
+    assert_eq!(cluster.node(follower).fatal(), None);
+    assert_eq!(cluster.node(follower).take_malformed(), 1);
+}
+
+#[test]
+fn a_term_or_an_index_that_no_cluster_reaches_is_malformed() {
+    let (mut cluster, leader) = settled();
+    let follower = leader % 3 + 1;
+    let heartbeat =
+        RaftMessage { kind: RaftKind::Heartbeat, term: u64::MAX, ..RaftMessage::default() };
+    let snapshot = |term: u64, at: LogId| RaftMessage {
+        kind: RaftKind::Snapshot,
+        term,
+        snapshot: Some(SnapshotMeta {
+            log_id: at,
+            system: Membership::first([voter(1), voter(2)]).encode(),
+            size_bytes: 0,
+        }),
+        ..RaftMessage::default()
+    };
+    let node = cluster.node(follower);
+    node.handle_message(leader, heartbeat);
+    node.handle_snapshot(leader, snapshot(9, LogId { term: 9, index: u64::MAX }));
+    node.handle_snapshot(leader, snapshot(u64::MAX, LogId { term: 9, index: 9 }));
+    assert_eq!(node.take_malformed(), 3);
+    cluster.tick(100);
+    assert_eq!(cluster.node(follower).fatal(), None);
+}
+
+#[test]
+fn a_refusal_that_hints_past_the_end_of_the_log_is_malformed() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    cluster.cut.insert(3);
+    let leader = cluster.elect();
+    let node = cluster.node(leader);
+    // It is not known yet what server 3 has.
+    let refusal = |index, reject_hint| RaftMessage {
+        kind: RaftKind::AppendResponse,
+        term: 2,
+        log_id: LogId { term: 0, index },
+        reject: true,
+        reject_hint,
+        ..RaftMessage::default()
+    };
+    assert_eq!((node.term(), node.last().index), (2, 2));
+    node.handle_message(3, refusal(1, u64::MAX));
+    assert_eq!(node.take_malformed(), 1);
+    assert_eq!(node.fatal(), None);
+    node.handle_message(3, refusal(1, 1));
+    assert_eq!(node.take_malformed(), 0);
+    assert_eq!(node.fatal(), None);
 }

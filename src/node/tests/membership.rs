@@ -1,9 +1,12 @@
 //! Changes of the membership as the core makes them.
 
 use super::cluster::{Cluster, learner, voter};
+use crate::id::LogId;
 use crate::membership::{Change, Member, MembershipError, Role};
 use crate::node::ChangeOutcome;
 use crate::status::RaftRole;
+use crate::storage::{Entry, EntryKind};
+use crate::transport::{RaftKind, RaftMessage};
 
 #[test]
 fn a_blank_server_joins_by_snapshot_and_can_be_promoted() {
@@ -47,6 +50,31 @@ fn a_replacement_passes_through_a_joint_configuration_and_leaves_it_by_itself() 
     assert!(membership.member(old.into()).is_none());
     let outcomes = &cluster.server(leader).changes;
     assert!(matches!(&outcomes[1], ChangeOutcome::Done(after) if !after.is_joint()));
+}
+
+#[test]
+fn whoever_has_heard_of_a_removal_may_take_the_server_away() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2)]);
+    let leader = cluster.elect();
+    let gone = leader % 2 + 1;
+    cluster.server(leader).prompt = false;
+    let change = Change::Remove(gone.into());
+    cluster.node(leader).handle_change(&change, None).unwrap().unwrap();
+    cluster.settle();
+    // Its own copy of the entry is written last, and commits it.
+    while cluster.node(leader).membership().member(gone.into()).is_some() {
+        cluster.tick(1);
+        let sent = cluster.server(leader).finish_write();
+        cluster.wire.extend(sent.into_iter().map(|outgoing| (leader, outgoing)));
+        cluster.settle();
+    }
+    assert!(cluster.server(leader).changes.is_empty(), "told before a restart would know it");
+    cluster.server(leader).prompt = true;
+    cluster.settle();
+    assert!(matches!(cluster.server(leader).changes[..], [ChangeOutcome::Done(_)]));
+    cluster.servers.remove(&gone);
+    cluster.crash(leader);
+    assert_eq!(cluster.elect(), leader);
 }
 
 #[test]
@@ -98,4 +126,34 @@ fn a_restart_finds_the_membership_again() {
         assert!(membership.member(4.into()).is_some(), "server {id}");
         assert_eq!(membership.index(), index);
     }
+}
+
+#[test]
+fn a_committed_change_that_does_not_follow_is_skipped_now_and_after_a_restart() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    let leader = cluster.elect();
+    let follower = leader % 3 + 1;
+    let before = cluster.node(follower).membership().clone();
+    // It says that server 9 comes in, and leaves it out of the members.
+    let mut record = before.plan(&Change::Add(learner(9))).unwrap().unwrap();
+    record.members.remove(&9.into());
+    let node = cluster.node(follower);
+    let (term, last) = (node.term(), node.last());
+    let log_id = LogId { term, index: last.index + 1 };
+    let message = RaftMessage {
+        kind: RaftKind::Append,
+        term,
+        log_id: last,
+        commit: log_id.index,
+        entries: vec![Entry { log_id, kind: EntryKind::Change, data: record.encode() }],
+        ..RaftMessage::default()
+    };
+    node.handle_message(leader, message);
+    cluster.work();
+    let node = cluster.node(follower);
+    assert_eq!((node.fatal(), node.applied()), (None, log_id));
+    assert_eq!(node.membership(), &before);
+    cluster.crash(follower);
+    cluster.work();
+    assert_eq!(cluster.node(follower).membership(), &before);
 }

@@ -78,6 +78,30 @@ fn w2_entries_and_the_hard_state_that_goes_with_them_are_one_write() {
     assert!(batch.sync);
 }
 
+/// W2: a commit index that was known before an entry came is kept with the entry. Without that, a
+/// restart knows the second of two membership changes, but not that the first is in force.
+#[test]
+fn w2_an_entry_is_not_kept_without_the_commit_index_that_came_before_it() {
+    let disk = Disk::bootstrapped(&Membership::first([voter(1), voter(2), voter(3)]));
+    let mut server = Server::new(1, disk, &Config::default());
+    let append = |before: LogId, index| RaftMessage {
+        kind: RaftKind::Append,
+        term: 2,
+        log_id: before,
+        commit: before.index,
+        entries: vec![Entry::application(LogId { term: 2, index }, b"x")],
+        ..RaftMessage::default()
+    };
+    server.node.handle_message(2, append(LogId { term: 1, index: 1 }, 2));
+    let heartbeat =
+        RaftMessage { kind: RaftKind::Heartbeat, term: 2, commit: 2, ..RaftMessage::default() };
+    server.node.handle_message(2, heartbeat);
+    server.node.handle_message(2, append(LogId { term: 2, index: 2 }, 3));
+    let batch = server.node.take_write().unwrap().batch;
+    assert_eq!(batch.entries.last().unwrap().log_id().index, 3);
+    assert_eq!(batch.hard_state, Some(HardState { term: 2, vote: 0, commit: 2 }));
+}
+
 /// W3: entries of an old leader were being written when they were replaced and replaced back.
 /// Without the rule, the first write makes them count as stored while the disk may hold the ones
 /// between.
@@ -115,6 +139,26 @@ fn w3_entries_do_not_count_as_stored_while_their_replacement_is_being_written() 
 /// W4: a vote that is answered finds the write that carried it reported; the engine insists on
 /// that.
 #[test]
+fn w3_an_entry_that_is_replaced_before_it_is_written_is_not_acknowledged() {
+    let disk = Disk::bootstrapped(&Membership::first([voter(1), voter(2), voter(3)]));
+    let mut server = Server::new(1, disk, &Config::default());
+    for (from, term) in [(2, 2), (3, 3)] {
+        let append = RaftMessage {
+            kind: RaftKind::Append,
+            term,
+            log_id: LogId { term: 1, index: 1 },
+            commit: 1,
+            entries: vec![Entry::application(LogId { term, index: 2 }, b"x")],
+            ..RaftMessage::default()
+        };
+        server.node.handle_message(from, append);
+    }
+    let job = server.node.take_write().unwrap();
+    let acknowledged: Vec<_> = job.then_send.iter().map(|o| (o.to, o.message.term)).collect();
+    assert_eq!(acknowledged, [(3, 3)]);
+}
+
+#[test]
 fn w4_persistence_is_reported_before_what_it_released_is_sent() {
     let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
     let leader = cluster.elect();
@@ -143,7 +187,18 @@ fn w4_persistence_is_reported_before_what_it_released_is_sent() {
 /// the rule it elects itself at once, and the engine panics.
 #[test]
 fn w5_the_only_voter_does_not_campaign_while_its_log_is_not_durable() {
-    let mut cluster = Cluster::of(&[voter(1), learner(2)]);
+    let alone = Membership::first([voter(1), learner(2)]);
+    // While one learner takes the place of another, both configurations have the same one voter.
+    let mut joint = Membership::first([voter(1), learner(3)]);
+    joint.outgoing.insert(1.into(), voter(1));
+    alone_with_a_log_that_is_not_durable(&alone);
+    alone_with_a_log_that_is_not_durable(&joint);
+}
+
+fn alone_with_a_log_that_is_not_durable(membership: &Membership) {
+    let mut cluster = Cluster::of(&[voter(1)]);
+    let server = Server::new(1, Disk::bootstrapped(membership), &Config::default());
+    cluster.servers.insert(1, server);
     cluster.server(1).prompt = false;
     // The leader that has just demoted itself still sends the end of its log.
     let append = RaftMessage {
@@ -168,6 +223,71 @@ fn w5_the_only_voter_does_not_campaign_while_its_log_is_not_durable() {
     assert_eq!(cluster.elect(), 1);
 }
 
+/// W5: in a joint configuration too a vote of one's own can be all that it takes.
+#[test]
+fn w5_holds_while_a_learner_is_replaced() {
+    let mut cluster = Cluster::of(&[voter(1), learner(2)]);
+    assert_eq!(cluster.elect(), 1);
+    cluster.server(1).prompt = false;
+    let replace = Change::Replace { old: 2.into(), new: learner(3) };
+    cluster.node(1).handle_change(&replace, None).unwrap().unwrap();
+    cluster.work();
+    // The change is durable and in force; the entry that leaves the joint configuration is neither.
+    cluster.server(1).finish_write();
+    cluster.work();
+    assert!(cluster.node(1).membership().is_joint());
+    let term = cluster.node(1).term() + 1;
+    let heartbeat = RaftMessage { kind: RaftKind::Heartbeat, term, ..RaftMessage::default() };
+    let now = RaftMessage { kind: RaftKind::TimeoutNow, term, ..RaftMessage::default() };
+    cluster.node(1).handle_message(2, heartbeat);
+    cluster.node(1).handle_message(2, now);
+    assert_eq!(cluster.node(1).fatal(), None);
+    assert!(!cluster.node(1).is_leader());
+    cluster.server(1).prompt = true;
+    cluster.work();
+    assert_eq!(cluster.elect(), 1);
+}
+
+/// W5: a leader that is told of a higher term is none any more, and campaigns at once if told to.
+#[test]
+fn w5_holds_for_a_leader_that_is_told_to_campaign() {
+    let mut cluster = Cluster::of(&[voter(1), learner(2)]);
+    assert_eq!(cluster.elect(), 1);
+    cluster.server(1).prompt = false;
+    cluster.node(1).handle_proposal(vec![Bytes::from_static(b"a")]).unwrap();
+    let term = cluster.node(1).term() + 1;
+    let now = RaftMessage { kind: RaftKind::TimeoutNow, term, ..RaftMessage::default() };
+    cluster.node(1).handle_message(2, now);
+    assert_eq!(cluster.node(1).fatal(), None);
+}
+
+/// W5: nobody can have voted for a log that is not durable, since nobody was asked yet.
+#[test]
+fn w5_a_vote_that_was_not_asked_for_is_not_counted() {
+    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
+    cluster.server(1).prompt = false;
+    let append = RaftMessage {
+        kind: RaftKind::Append,
+        term: 2,
+        log_id: LogId { term: 1, index: 1 },
+        commit: 1,
+        entries: vec![Entry::application(LogId { term: 2, index: 2 }, b"x")],
+        ..RaftMessage::default()
+    };
+    let now = RaftMessage { kind: RaftKind::TimeoutNow, term: 2, ..RaftMessage::default() };
+    let vote = RaftMessage { kind: RaftKind::VoteResponse, term: 3, ..RaftMessage::default() };
+    for message in [append, now, vote.clone()] {
+        cluster.node(1).handle_message(2, message);
+        cluster.work();
+    }
+    assert_eq!(cluster.node(1).fatal(), None);
+    assert!(!cluster.node(1).is_leader());
+    cluster.server(1).prompt = true;
+    cluster.work();
+    cluster.node(1).handle_message(2, vote);
+    assert!(cluster.node(1).is_leader());
+}
+
 /// W7: whoever restarts with less than it acknowledged finds out, and stops with the reason.
 #[test]
 fn w7_a_log_that_is_shorter_than_what_was_promised_is_found_out() {
@@ -190,6 +310,21 @@ fn w7_a_log_that_is_shorter_than_what_was_promised_is_found_out() {
 }
 
 #[test]
+fn a_state_machine_of_another_history_is_found_out() {
+    let mut disk = Disk::bootstrapped(&Membership::first([voter(1), voter(2), voter(3)]));
+    let entry = |term, index| Entry::application(LogId { term, index }, b"x");
+    disk.entries = vec![entry(2, 2), entry(2, 3), entry(4, 4)];
+    disk.hard_state = HardState { term: 4, vote: 0, commit: 1 };
+    let start = |term, index| disk.start_at(1, &Config::default(), LogId { term, index });
+    let node = start(2, 3).unwrap();
+    assert_eq!(node.commit(), 3, "what is applied is committed");
+    for (term, index, words) in [(1, 3, "another entry"), (4, 5, "ends"), (0, 0, "begins")] {
+        let error = start(term, index).err().unwrap();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
 fn a_panic_of_the_engine_ends_the_node_and_not_the_process() {
     let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
     let leader = cluster.elect();
@@ -206,64 +341,16 @@ fn a_panic_of_the_engine_ends_the_node_and_not_the_process() {
 }
 
 #[test]
-fn a_follower_behind_the_leaders_memory_is_served_from_the_log() {
-    let mut config = Config::default();
-    config.log_cache_bytes_max = 1;
-    let mut cluster = Cluster::with(&[voter(1), voter(2), voter(3)], &config);
-    let leader = cluster.elect();
-    let follower = leader % 3 + 1;
-    cluster.cut.insert(follower);
-    for _ in 0..50 {
-        cluster.propose(leader, "x");
-    }
-    cluster.cut.clear();
-    cluster.tick(20);
-    assert_eq!(cluster.commands(follower).len(), 50);
-}
-
-#[test]
-fn a_follower_behind_the_log_gets_the_snapshot() {
+fn a_command_that_a_panic_of_the_engine_interrupts_is_not_promised_to_be_lost() {
     let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
     let leader = cluster.elect();
-    let follower = leader % 3 + 1;
-    cluster.cut.insert(follower);
-    for _ in 0..20 {
-        cluster.propose(leader, "x");
-    }
-    let applied = cluster.node(leader).applied();
-    let system = cluster.node(leader).membership_at(applied.index).encode();
-    let meta = crate::storage::SnapshotMeta { log_id: applied, system, size_bytes: 0 };
-    cluster.node(leader).handle_snapshot_taken(meta.clone(), 5);
-    cluster.settle();
-    cluster.cut.clear();
-    cluster.tick(20);
-    assert_eq!(cluster.server(follower).disk.snapshot.as_ref(), Some(&meta));
-    assert!(cluster.node(follower).applied() >= applied);
-    cluster.propose(leader, "after");
-    cluster.tick(4);
-    assert_eq!(cluster.commands(follower).last().unwrap(), b"after");
-    cluster.crash(follower);
-    cluster.tick(10);
-    assert_eq!(cluster.node(follower).fatal(), None);
-}
-
-#[test]
-fn reads_are_confirmed_by_a_majority_only() {
-    let mut cluster = Cluster::of(&[voter(1), voter(2), voter(3)]);
-    let leader = cluster.elect();
-    cluster.propose(leader, "a");
-    assert!(cluster.node(leader).handle_read(9, 1));
-    cluster.settle();
-    let commit = cluster.node(leader).commit();
-    assert_eq!(cluster.server(leader).reads, [(1, commit)]);
-    (1..=3).filter(|id| *id != leader).for_each(|id| {
-        cluster.cut.insert(id);
-    });
-    assert!(cluster.node(leader).handle_read(9, 2));
-    cluster.settle();
-    assert_eq!(cluster.server(leader).reads.len(), 1, "nobody confirmed it");
-    let follower = leader % 3 + 1;
-    assert!(!cluster.node(follower).handle_read(9, 3));
+    // The log refuses the entry when the engine has it already.
+    let last = cluster.node(leader).last();
+    let beyond = LogId { index: last.index + 9, ..last };
+    cluster.node(leader).raw.mut_store().compact(beyond);
+    let place = cluster.node(leader).handle_proposal(vec![Bytes::from("x")]);
+    assert!(matches!(cluster.node(leader).fatal(), Some(Fatal::Engine(_))));
+    assert!(place.is_some());
 }
 
 #[test]

@@ -27,6 +27,9 @@ pub(super) struct Disk {
     /// Ends when the last [`Files::run`] that was asked for is done.
     last_run: Option<oneshot::Receiver<()>>,
     fail_next_sync: bool,
+    fail_next_read: bool,
+    /// How many times slower than usual it is.
+    slowness: u32,
     bytes_max: Option<u64>,
 }
 
@@ -68,6 +71,7 @@ impl Disk {
         self.open.clear();
         self.locked = false;
         self.fail_next_sync = false;
+        self.fail_next_read = false;
     }
 
     fn change_name(&mut self, change: NameChange) {
@@ -249,6 +253,52 @@ impl SimFiles {
         });
     }
 
+    /// Makes the next read of a file fail.
+    pub fn fail_next_read(&self) {
+        let _ = self.with(|disk| {
+            disk.fail_next_read = true;
+            Ok(())
+        });
+    }
+
+    /// Makes every operation take this many times as long as usual; 1 is usual.
+    pub fn set_slowness(&self, times: u32) {
+        let _ = self.with(|disk| {
+            disk.slowness = times;
+            Ok(())
+        });
+    }
+
+    /// Flips one bit of what is stored, somewhere in the files whose names begin with `prefix`;
+    /// `false` if there is none.
+    pub fn flip_bit(&self, prefix: &str) -> bool {
+        let mut world = self.directory.process.sim.lock();
+        let key = (self.directory.process.id, self.directory.name.clone());
+        let super::World { disks, dice, .. } = &mut *world;
+        let Some(disk) = disks.get_mut(&key) else { return false };
+        let named = disk.names.iter().filter(|(name, _)| name.starts_with(prefix));
+        let nodes: Vec<u64> = named.map(|(_, node)| *node).collect();
+        let lens = nodes.iter().map(|node| disk.nodes.get(node).map_or(0, |n| n.durable.len()));
+        let total: usize = lens.sum();
+        if total == 0 {
+            return false;
+        }
+        let mut at = dice.usize(..total);
+        for node in nodes {
+            let Some(node) = disk.nodes.get_mut(&node) else { continue };
+            if at < node.durable.len() {
+                let bit = 1 << dice.u8(..8);
+                node.durable[at] ^= bit;
+                if let Some(byte) = node.data.get_mut(at) {
+                    *byte ^= bit;
+                }
+                return true;
+            }
+            at -= node.durable.len();
+        }
+        false
+    }
+
     /// Makes the disk full at this many bytes; `None` for never.
     pub fn set_bytes_max(&self, bytes_max: Option<u64>) {
         let _ = self.with(|disk| {
@@ -280,7 +330,12 @@ impl Directory {
     }
 
     async fn pause(&self, nanos: std::ops::Range<u64>) {
-        let nanos = self.process.sim.lock().dice.u64(nanos);
+        let nanos = {
+            let mut world = self.process.sim.lock();
+            let key = (self.process.id, self.name.clone());
+            let slowness = world.disks.get(&key).map_or(1, |disk| u64::from(disk.slowness.max(1)));
+            world.dice.u64(nanos) * slowness
+        };
         self.process.timer(self.process.now() + Duration::from_nanos(nanos)).await;
     }
 
@@ -296,7 +351,17 @@ impl Directory {
             let sync = matches!(op, FileOp::SyncData { .. } | FileOp::SyncDir);
             self.pause(if sync { SYNC_NANOS } else { WRITE_NANOS }).await;
             self.trace("file", &op_numbers(&op));
-            self.with(|disk| disk.run(op))?;
+            let (dies, done) = {
+                let mut world = self.process.sim.lock();
+                (world.faults.dies_now(self.process.id), world.dice.bool())
+            };
+            if !dies || done {
+                self.with(|disk| disk.run(op))?;
+            }
+            if dies {
+                self.process.sim.kill(self.process.id);
+                return Err(killed());
+            }
         }
         Ok(())
     }
@@ -378,6 +443,9 @@ impl Files for SimFiles {
     async fn read(&self, file: FileId, at: u64, len: usize) -> io::Result<Bytes> {
         self.directory.pause(WRITE_NANOS).await;
         self.with(|disk| {
+            if std::mem::take(&mut disk.fail_next_read) {
+                return Err(io::Error::other("planted failure of a read"));
+            }
             let data = &disk.node(file, false)?.data;
             let start = usize::try_from(at).unwrap_or(usize::MAX).min(data.len());
             let end = start.saturating_add(len).min(data.len());

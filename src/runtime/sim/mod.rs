@@ -6,23 +6,28 @@
 //! what was durable. Production code runs unmodified inside. Virtual time jumps to the next timer
 //! whenever every task waits.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
+mod clock;
 mod disk;
+mod faults;
 mod net;
 mod trace;
 
 use async_trait::async_trait;
 use futures::channel::oneshot;
 
+use self::clock::{Clocks, SimTimer};
 use self::disk::Disk;
 pub use self::disk::SimFiles;
+use self::faults::Faults;
+pub use self::faults::Link;
 use self::net::Network;
 use self::trace::Trace;
 use super::{BoxFuture, BoxStream, Listener, Net, Runtime, Timer};
@@ -44,6 +49,8 @@ struct World {
     count: u64,
     /// How often each process was killed; what belongs to an earlier life is dead.
     lives: BTreeMap<u64, u64>,
+    clocks: Clocks,
+    faults: Faults,
     net: Network,
     disks: BTreeMap<(u64, String), Disk>,
     trace: Trace,
@@ -113,6 +120,8 @@ impl Sim {
             timers: BTreeMap::new(),
             count: 0,
             lives: BTreeMap::new(),
+            clocks: Clocks::default(),
+            faults: Faults::default(),
             net: Network::default(),
             disks: BTreeMap::new(),
             trace: Trace::default(),
@@ -134,6 +143,7 @@ impl Sim {
         let mut world = self.lock();
         *world.lives.entry(id).or_insert(0) += 1;
         world.trace.event("kill", &[id]);
+        world.faults.forget(id);
         let dead: Vec<u64> =
             world.tasks.iter().filter(|(_, task)| task.process == id).map(|(&id, _)| id).collect();
         let tasks: Vec<_> = dead.iter().filter_map(|id| world.tasks.remove(id)).collect();
@@ -143,18 +153,6 @@ impl Sim {
         drop(world);
         // Futures of the application: dropped without the lock, since they may use the world.
         drop((tasks, unheard));
-    }
-
-    /// Stops all traffic between two processes: what is under way is held back, and nobody
-    /// connects.
-    pub fn partition(&self, a: u64, b: u64) {
-        self.lock().net.cut(a, b);
-    }
-
-    /// Lets all traffic flow again.
-    pub fn heal(&self) {
-        let wakers = self.lock().net.heal();
-        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Runs everything for this much virtual time.
@@ -247,7 +245,11 @@ impl Sim {
         let pick = world.dice.usize(..ready.len());
         let id = ready.swap_remove(pick);
         drop(ready);
-        let Some(task) = world.tasks.get_mut(&id) else { return true };
+        let World { tasks, faults, .. } = &mut *world;
+        let Some(task) = tasks.get_mut(&id) else { return true };
+        if faults.holds_back(task.process, id) {
+            return true;
+        }
         let Some(mut future) = task.future.take() else { return true };
         let waker = task.waker.clone();
         drop(world);
@@ -315,6 +317,12 @@ impl SimProcess {
         SimFiles::open(Arc::clone(self), directory)
     }
 
+    /// Whether this life of it goes on.
+    #[must_use]
+    pub fn lives(&self) -> bool {
+        self.is_alive(&self.sim.lock())
+    }
+
     fn is_alive(&self, world: &World) -> bool {
         world.life(self.id) == self.life
     }
@@ -336,14 +344,11 @@ impl Runtime for SimProcess {
 
     fn now(&self) -> Instant {
         let world = self.sim.lock();
-        world.epoch + world.now
+        world.epoch + world.clocks.of(self.id).local(world.now)
     }
 
     fn timer(&self, deadline: Instant) -> Pin<Box<dyn Timer>> {
-        let mut world = self.sim.lock();
-        let number = world.number();
-        let deadline = deadline.saturating_duration_since(world.epoch);
-        Box::pin(SimTimer { sim: self.sim.clone(), number, deadline })
+        Box::pin(SimTimer::new(self.sim.clone(), self.id, deadline))
     }
 
     fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static> {
@@ -360,7 +365,9 @@ impl Runtime for SimProcess {
     }
 
     fn wall_clock(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + WALL_CLOCK_AT_START + self.sim.elapsed()
+        let world = self.sim.lock();
+        let clock = world.clocks.of(self.id);
+        SystemTime::UNIX_EPOCH + clock.wall(WALL_CLOCK_AT_START + clock.local(world.now))
     }
 
     fn random(&self) -> u64 {
@@ -379,54 +386,10 @@ impl Net for SimProcess {
     }
 }
 
-struct SimTimer {
-    sim: Sim,
-    number: u64,
-    deadline: Duration,
-}
-
-impl Timer for SimTimer {
-    fn reset(mut self: Pin<&mut Self>, deadline: Instant) {
-        let mut world = self.sim.lock();
-        let waker = world.timers.remove(&(self.deadline, self.number));
-        let deadline = deadline.saturating_duration_since(world.epoch);
-        // Whoever waits for the old deadline waits for the new one now.
-        if let Some(waker) = waker {
-            world.timers.insert((deadline, self.number), waker);
-        }
-        drop(world);
-        self.deadline = deadline;
-    }
-}
-
-impl Future for SimTimer {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut world = self.sim.lock();
-        if world.now >= self.deadline {
-            return Poll::Ready(());
-        }
-        world.timers.insert((self.deadline, self.number), cx.waker().clone());
-        Poll::Pending
-    }
-}
-
-impl Drop for SimTimer {
-    fn drop(&mut self) {
-        let key = (self.deadline, self.number);
-        let waker = self.sim.lock().timers.remove(&key);
-        drop(waker);
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // No code of others runs under these locks, so a poisoned one still holds a whole value.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// Processes that are cut off from each other, smaller number first.
-type Cuts = BTreeSet<(u64, u64)>;
 
 /// Half past nine in the evening of 2026-01-01 or so: a date that looks like one.
 const WALL_CLOCK_AT_START: Duration = Duration::from_secs(1_767_303_000);

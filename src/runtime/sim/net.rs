@@ -1,7 +1,8 @@
 //! Simulated sockets: bytes in order, with a latency that chance draws for each chunk.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -10,8 +11,9 @@ use async_trait::async_trait;
 use bytes::{Buf as _, Bytes};
 use futures::io::{AsyncRead, AsyncWrite};
 
+use super::faults::Link;
 use super::trace::Trace;
-use super::{Cuts, Sim, SimProcess, World};
+use super::{Sim, SimProcess, World};
 use crate::runtime::{BoxStream, Listener, Runtime as _};
 
 #[derive(Default)]
@@ -20,7 +22,9 @@ pub(super) struct Network {
     /// Each connection is two pipes; pipe `2n` carries what its dialer writes, `2n + 1` the other
     /// way.
     pipes: BTreeMap<u64, Pipe>,
-    cuts: Cuts,
+    /// Directions in which nothing gets through.
+    cuts: BTreeSet<(u64, u64)>,
+    links: BTreeMap<(u64, u64), Link>,
     connections: u64,
     ports: u64,
 }
@@ -44,13 +48,17 @@ struct Pipe {
 }
 
 impl Network {
-    pub(super) fn cut(&mut self, a: u64, b: u64) {
-        self.cuts.insert((a.min(b), a.max(b)));
+    pub(super) fn cut(&mut self, from: u64, to: u64) {
+        self.cuts.insert((from, to));
     }
 
-    pub(super) fn heal(&mut self) -> Vec<Waker> {
-        self.cuts.clear();
+    pub(super) fn mend(&mut self, which: impl Fn((u64, u64)) -> bool) -> Vec<Waker> {
+        self.cuts.retain(|&cut| !which(cut));
         self.pipes.values_mut().filter_map(|pipe| pipe.reader.take()).collect()
+    }
+
+    pub(super) fn set_link(&mut self, from: u64, to: u64, link: Link) {
+        self.links.insert((from, to), link);
     }
 
     /// A process is gone: nobody listens there, and its connections are reset. What is given back
@@ -61,14 +69,17 @@ impl Network {
             self.listeners.iter().filter(of_process).map(|(n, _)| n.clone()).collect();
         let gone: Vec<_> = names.iter().filter_map(|name| self.listeners.remove(name)).collect();
         for pipe in self.pipes.values_mut().filter(|p| p.from == process || p.to == process) {
-            pipe.reset = true;
-            pipe.wake();
+            pipe.reset();
         }
         gone
     }
 
-    fn is_cut(&self, a: u64, b: u64) -> bool {
-        self.cuts.contains(&(a.min(b), a.max(b)))
+    fn is_cut(&self, from: u64, to: u64) -> bool {
+        self.cuts.contains(&(from, to))
+    }
+
+    fn link(&self, from: u64, to: u64) -> Link {
+        self.links.get(&(from, to)).cloned().unwrap_or_default()
     }
 }
 
@@ -87,6 +98,11 @@ impl Pipe {
         }
     }
 
+    fn reset(&mut self) {
+        self.reset = true;
+        self.wake();
+    }
+
     fn wake(&mut self) {
         self.reader.take().into_iter().chain(self.writer.take()).for_each(Waker::wake);
     }
@@ -95,9 +111,10 @@ impl Pipe {
 pub(super) async fn dial(process: &SimProcess, address: &str) -> io::Result<BoxStream> {
     let (latency, cut) = {
         let mut world = process.sim.lock();
-        let latency = latency(&mut world);
         let there = world.net.listeners.get(address).map(|listening| listening.process);
-        (latency, there.is_some_and(|there| world.net.is_cut(process.id, there)))
+        let latency = latency(&mut world, process.id, there.unwrap_or(process.id));
+        let cut = |a, b| world.net.is_cut(a, b) || world.net.is_cut(b, a);
+        (latency, there.is_some_and(|there| cut(process.id, there)))
     };
     let pause = if cut { DIAL_TIMEOUT } else { latency };
     process.timer(process.now() + pause).await;
@@ -205,7 +222,8 @@ impl AsyncRead for SimStream {
         let Some(pipe) = net.pipes.get(&self.reads) else { return Poll::Ready(Ok(0)) };
         let cut = net.is_cut(pipe.from, pipe.to);
         let Some(pipe) = net.pipes.get_mut(&self.reads) else { return Poll::Ready(Ok(0)) };
-        if pipe.reset {
+        // News of a reset cannot cross a cut either: until then the connection is half open.
+        if pipe.reset && !cut {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         let due = pipe.chunks.front().map(|(at, _)| *at);
@@ -241,9 +259,14 @@ impl AsyncWrite for SimStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let mut world = self.sim.lock();
-        let latency = latency(&mut world);
-        let World { net, now, .. } = &mut *world;
-        let Some(pipe) = net.pipes.get_mut(&self.writes).filter(|p| !p.reset && !p.ended) else {
+        let World { net, now, dice, .. } = &mut *world;
+        let Some(pipe) = net.pipes.get(&self.writes).filter(|pipe| !pipe.ended) else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
+        let (from, to) = (pipe.from, pipe.to);
+        let cut = net.is_cut(to, from);
+        let link = net.link(from, to);
+        let Some(pipe) = net.pipes.get_mut(&self.writes).filter(|pipe| !pipe.reset || cut) else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
         let room = PIPE_BYTES_MAX.saturating_sub(pipe.bytes);
@@ -251,11 +274,20 @@ impl AsyncWrite for SimStream {
             pipe.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
+        if chance(dice, link.resets_ppm) {
+            pipe.reset();
+            net.pipes.get_mut(&self.reads).into_iter().for_each(Pipe::reset);
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         let len = bytes.len().min(room);
-        let at = (*now + latency).max(pipe.last_at);
+        let at = (*now + draw(dice, &link.latency)).max(pipe.last_at);
+        let mut chunk = bytes[..len].to_vec();
+        if len > 0 && chance(dice, link.flips_ppm) {
+            chunk[dice.usize(..len)] ^= 1 << dice.u8(..8);
+        }
         pipe.last_at = at;
         pipe.bytes += len;
-        pipe.chunks.push_back((at, Bytes::copy_from_slice(&bytes[..len])));
+        pipe.chunks.push_back((at, Bytes::from(chunk)));
         if let Some(reader) = pipe.reader.clone() {
             world.wake_at(at, reader);
         }
@@ -290,11 +322,21 @@ impl Drop for SimStream {
     }
 }
 
-fn latency(world: &mut World) -> Duration {
-    Duration::from_nanos(world.dice.u64(LATENCY_NANOS))
+fn latency(world: &mut World, from: u64, to: u64) -> Duration {
+    let link = world.net.link(from, to);
+    draw(&mut world.dice, &link.latency)
 }
 
-const LATENCY_NANOS: std::ops::Range<u64> = 200_000..1_000_000;
+fn draw(dice: &mut fastrand::Rng, range: &Range<Duration>) -> Duration {
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let (start, end) = (nanos(range.start), nanos(range.end));
+    if start >= end { range.start } else { Duration::from_nanos(dice.u64(start..end)) }
+}
+
+fn chance(dice: &mut fastrand::Rng, ppm: u32) -> bool {
+    ppm > 0 && dice.u32(..1_000_000) < ppm
+}
+
 /// How much a connection holds that nobody has read.
 const PIPE_BYTES_MAX: usize = 64 << 10;
 /// How long a dial across a cut takes to fail.

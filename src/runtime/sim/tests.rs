@@ -292,12 +292,11 @@ fn what_a_failed_sync_did_not_write_is_lost_whatever_a_second_one_says() {
 fn a_full_disk_takes_what_fits() {
     let sim = Sim::new(1);
     let files = sim.process(1).files("log");
-    let kept = files.clone();
     let full = sim.run_until(MINUTE, async move {
-        write(&kept, "log", b"1111", true).await;
-        kept.set_bytes_max(Some(6));
-        let file = kept.open("log", OpenMode::Write).await.unwrap();
-        kept.run(vec![bytes(file, 2, b"222222")]).await.unwrap_err().kind()
+        write(&files, "log", b"1111", true).await;
+        files.set_bytes_max(Some(6));
+        let file = files.open("log", OpenMode::Write).await.unwrap();
+        files.run(vec![bytes(file, 2, b"222222")]).await.unwrap_err().kind()
     });
     assert_eq!(full, Ok(std::io::ErrorKind::StorageFull));
     assert_eq!(contents(&sim, "log"), "112222");

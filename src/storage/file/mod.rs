@@ -21,6 +21,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+use self::segment::Begins;
 pub use self::snapshot::FileSnapshotStore;
 use super::{
     Base, Entry, HardState, Identity, LogReader, LogStore, Recovered, StorageError, WriteBatch,
@@ -55,8 +56,8 @@ pub struct FileLogStore {
     recovered: Option<Recovered>,
     current: Current,
     spare: Option<Spare>,
-    /// Segments before the current one, oldest first, with the highest index in each.
-    older: VecDeque<(u64, u64)>,
+    /// Segments before the current one, oldest first.
+    older: VecDeque<Older>,
     /// The number of the next record.
     sequence: u64,
     watermark: FileId,
@@ -80,6 +81,15 @@ struct Current {
     last_index: u64,
 }
 
+/// A segment that is not written any more.
+#[derive(Clone, Copy, Debug)]
+struct Older {
+    number: u64,
+    len: u64,
+    /// No entry behind this one is in it.
+    last_index: u64,
+}
+
 /// The next segment; usable once it is filled.
 #[derive(Clone, Debug)]
 struct Spare {
@@ -94,7 +104,7 @@ struct Shared {
 }
 
 /// Where each entry is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Index {
     /// The index of the first place.
     start: u64,
@@ -103,7 +113,7 @@ struct Index {
     segments: BTreeMap<u64, FileId>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Place {
     term: u64,
     segment: u64,
@@ -134,7 +144,8 @@ impl FileLogStore {
         recovery::open(files, config).await
     }
 
-    async fn append(&mut self, batch: &WriteBatch) -> Result<(), StorageError> {
+    /// Writes one record; says how long it is.
+    async fn append(&mut self, batch: &WriteBatch) -> Result<u64, StorageError> {
         let record = record::encode(batch);
         if !self.fits(record.len()) {
             self.rotate(record.len()).await?;
@@ -143,17 +154,18 @@ impl FileLogStore {
         let framed = record::frame(&record, number, self.sequence);
         let len = framed.iter().map(Bytes::len).sum::<usize>() as u64;
         let file = self.current.file;
-        let mut ops = vec![FileOp::Write { file, at, parts: framed }, FileOp::SyncData { file }];
-        if self.sequence.is_multiple_of(WATERMARK_EVERY) {
+        let mark = vec![record::watermark(self.sequence)];
+        let ops = vec![
+            FileOp::Write { file, at, parts: framed },
+            FileOp::SyncData { file },
             // Written after the sync, itself not synced: it may be old, but is never ahead.
-            let parts = vec![record::watermark(self.sequence)];
-            ops.push(FileOp::Write { file: self.watermark, at: 0, parts });
-        }
+            FileOp::Write { file: self.watermark, at: 0, parts: mark },
+        ];
         self.files.run(ops).await.map_err(StorageError::io("writing the log"))?;
         self.index(batch, at, number);
         self.current.offset = at + len;
         self.sequence += 1;
-        Ok(())
+        Ok(len)
     }
 
     fn fits(&self, payload: usize) -> bool {
@@ -163,10 +175,10 @@ impl FileLogStore {
     /// Takes a durable batch into the index.
     fn index(&mut self, batch: &WriteBatch, record_at: u64, segment: u64) {
         self.facts.take(batch);
-        let mut index = self.shared.lock();
-        index.take(batch, record_at, segment);
-        if let Some(last) = batch.entries.last() {
-            self.current.last_index = self.current.last_index.max(last.log_id.index);
+        self.shared.lock().take(batch, record_at, segment);
+        self.current.take(batch);
+        if batch.reset_to.is_some() {
+            self.older.iter_mut().for_each(Older::forget);
         }
     }
 
@@ -183,11 +195,12 @@ impl FileLogStore {
         self.prepare(u64::MAX).await?;
         let Some(spare) = self.spare.take() else { return Ok(()) };
         let number = self.current.number + 1;
-        self.older.push_back((self.current.number, self.current.last_index));
+        self.older.push_back(self.current.into_older());
+        let last_index = self.shared.lock().last();
+        let begins = Begins { sequence: self.sequence, last_index };
         let facts = self.facts.batch();
-        let (current, sequence) =
-            segment::begin(&*self.files, spare, number, self.sequence, &facts).await?;
-        self.sequence = sequence;
+        let current = segment::begin(&*self.files, spare, number, begins, &facts).await?;
+        self.sequence += 1;
         self.current = current;
         self.shared.lock().segments.insert(number, current.file);
         let needed = current.offset + record::framed_len(payload);
@@ -201,16 +214,16 @@ impl FileLogStore {
     async fn release(&mut self) -> Result<(), StorageError> {
         let base = self.facts.base.log_id.index;
         let mut ops = Vec::new();
-        while let Some(&(number, last)) = self.older.front()
-            && last <= base
+        while let Some(&Older { number, len, last_index }) = self.older.front()
+            && last_index <= base
         {
             self.older.pop_front();
             let Some(file) = self.shared.lock().segments.remove(&number) else { continue };
             let name = segment::name(number);
-            if self.spare.is_none() {
+            if self.spare.is_none() && len == self.config.segment_bytes {
                 let spare = segment::spare_name(self.current.number + 1);
                 ops.push(FileOp::Rename { from: name, to: spare.clone() });
-                self.spare = Some(Spare { name: spare, file, filled: self.config.segment_bytes });
+                self.spare = Some(Spare { name: spare, file, filled: len });
             } else {
                 ops.push(FileOp::Remove { name });
                 self.files.close(file);
@@ -226,14 +239,20 @@ impl FileLogStore {
     }
 
     async fn write_batch(&mut self, batch: WriteBatch) -> Result<(), StorageError> {
-        self.append(&batch).await?;
+        let (base, last) = {
+            let index = self.shared.lock();
+            (index.start - 1, index.last())
+        };
+        batch.check(base, last)?;
+        let len = self.append(&batch).await?;
         if batch.compact_to.is_some() || batch.reset_to.is_some() {
             self.release().await?;
         }
         let half_full = self.current.offset > self.current.len / 2;
         let ready = |spare: &Spare| spare.filled >= self.config.segment_bytes;
         if half_full && !self.spare.as_ref().is_some_and(ready) {
-            self.prepare(FILL_BYTES_PER_WRITE).await?;
+            // Half a segment is written while a whole one is filled.
+            self.prepare((2 * len).max(FILL_BYTES_PER_WRITE)).await?;
         }
         Ok(())
     }
@@ -273,22 +292,18 @@ impl LogReader for Shared {
         let places = self.lock().places(indexes, bytes_max)?;
         let mut entries = Vec::with_capacity(places.len());
         for run in places.chunk_by(|(_, _, a), (_, _, b)| {
-            a.segment == b.segment && b.offset - a.offset < READ_RUN_BYTES
+            a.segment == b.segment && b.offset - a.end() <= READ_GAP_BYTES
         }) {
             let (Some((index, file, first)), Some((_, _, last))) = (run.first(), run.last()) else {
                 continue;
             };
-            let len = last.offset + u64::from(last.len) - first.offset;
-            let len = usize::try_from(len).expect("a run of entries fits memory");
+            let len = usize::try_from(last.end() - first.offset);
+            let len = len.expect("a run of entries fits memory");
             let read = self.files.read(*file, first.offset, len).await;
-            let bytes = match read {
-                Ok(bytes) => bytes,
-                // The segment may have been released meanwhile.
-                Err(_) if self.lock().start > *index => {
-                    return Err(StorageError::Compacted { first: self.lock().start });
-                }
-                Err(error) => return Err(StorageError::io("reading the log")(error)),
-            };
+            let bytes = read.map_err(|error| {
+                self.gone(*index, first)
+                    .unwrap_or_else(|| StorageError::io("reading the log")(error))
+            })?;
             for (index, _, place) in run {
                 let from = usize::try_from(place.offset - first.offset).unwrap_or(usize::MAX);
                 entries.push(self.decode(*index, place, &bytes, from)?);
@@ -309,18 +324,23 @@ impl Shared {
         let end = from.saturating_add(place.len as usize);
         let entry = (end <= bytes.len()).then(|| bytes.slice(from..end)).and_then(record::entry);
         let expected = LogId { term: place.term, index };
-        match entry.filter(|entry| entry.log_id == expected) {
-            Some(entry) => Ok(entry),
-            // A recycled segment has other bytes there by now.
-            None if self.lock().start > index => {
-                Err(StorageError::Compacted { first: self.lock().start })
-            }
-            None => Err(StorageError::Corrupt {
-                place: segment::name(place.segment),
-                offset: place.offset,
-                what: format!("entry {expected} fails its checksum"),
-            }),
-        }
+        let damaged = || StorageError::Corrupt {
+            place: segment::name(place.segment),
+            offset: place.offset,
+            what: format!("entry {expected} fails its checksum"),
+        };
+        entry
+            .filter(|entry| entry.log_id == expected)
+            .ok_or_else(|| self.gone(index, place).unwrap_or_else(damaged))
+    }
+
+    /// Why a place cannot be read, if a write has compacted or replaced what was there: its
+    /// segment may be gone, or have other bytes by now.
+    fn gone(&self, index: u64, place: &Place) -> Option<StorageError> {
+        let now = self.lock();
+        let at = index.checked_sub(now.start).and_then(|at| usize::try_from(at).ok());
+        let same = at.and_then(|at| now.places.get(at)) == Some(place);
+        (!same).then_some(StorageError::Compacted { first: now.start })
     }
 
     fn lock(&self) -> MutexGuard<'_, Index> {
@@ -349,34 +369,65 @@ impl Facts {
     }
 }
 
+impl Current {
+    fn take(&mut self, batch: &WriteBatch) {
+        if batch.reset_to.is_some() {
+            self.last_index = 0;
+        }
+        if let Some(last) = batch.entries.last() {
+            self.last_index = self.last_index.max(last.log_id.index);
+        }
+    }
+
+    fn into_older(self) -> Older {
+        Older { number: self.number, len: self.len, last_index: self.last_index }
+    }
+}
+
+impl Older {
+    /// What was written before a reset counts no more.
+    fn forget(&mut self) {
+        self.last_index = 0;
+    }
+}
+
+impl Place {
+    fn end(&self) -> u64 {
+        self.offset + u64::from(self.len)
+    }
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self { start: 1, places: VecDeque::new(), segments: BTreeMap::new() }
+    }
+}
+
 impl Index {
+    /// Takes in a batch that was checked to fit.
     fn take(&mut self, batch: &WriteBatch, record_at: u64, segment: u64) {
         if let Some(base) = &batch.reset_to {
             self.places.clear();
             self.start = base.log_id.index + 1;
         }
         if let Some(base) = &batch.compact_to {
-            while self.start <= base.log_id.index && self.places.pop_front().is_some() {
-                self.start += 1;
-            }
-            if self.places.is_empty() {
-                self.start = self.start.max(base.log_id.index + 1);
-            }
+            let gone = usize::try_from(base.log_id.index + 1 - self.start).unwrap_or(usize::MAX);
+            self.places.drain(..gone.min(self.places.len()));
+            self.start = base.log_id.index + 1;
         }
         let Some(first) = batch.entries.first() else { return };
-        let first = first.log_id.index;
-        if first < self.start || self.places.is_empty() {
-            // While segments are read again, the ones before the first that is left are gone
-            // already.
-            self.places.clear();
-            self.start = first;
-        }
-        self.places.truncate(usize::try_from(first - self.start).unwrap_or(usize::MAX));
+        let kept = first.log_id.index - self.start;
+        self.places.truncate(usize::try_from(kept).expect("at most the places there are"));
         for (offset, entry) in record::entry_offsets(batch, record_at) {
             let len = u32::try_from(record::entry_len(entry)).expect("entries are far below 4 GiB");
             let (term, change) = (entry.log_id.term, entry.is_change());
             self.places.push_back(Place { term, segment, offset, len, change });
         }
+    }
+
+    /// The index of the last place, or of what is before the first.
+    fn last(&self) -> u64 {
+        self.start - 1 + self.places.len() as u64
     }
 
     fn places(
@@ -402,9 +453,7 @@ impl Index {
     }
 }
 
-/// How often the watermark is written, in records.
-const WATERMARK_EVERY: u64 = 64;
-/// How much of the next segment one write fills, once the current one is half full.
+/// How much of the next segment one write fills at least, once the current one is half full.
 const FILL_BYTES_PER_WRITE: u64 = 256 << 10;
 /// How far apart entries may be to be read in one piece.
-const READ_RUN_BYTES: u64 = 1 << 20;
+const READ_GAP_BYTES: u64 = 4 << 10;

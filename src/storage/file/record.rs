@@ -64,6 +64,9 @@ pub(super) fn encode(batch: &WriteBatch) -> Payload {
 /// Reads what `encode` wrote; `None` if it is anything else.
 pub(super) fn decode(mut bytes: Bytes) -> Option<WriteBatch> {
     let flags = bytes.try_get_u8().ok()?;
+    if flags & !(HAS_IDENTITY | HAS_RESET | HAS_COMPACT | HAS_HARD_STATE) != 0 {
+        return None;
+    }
     let mut batch = WriteBatch { sync: true, ..WriteBatch::default() };
     if flags & HAS_IDENTITY != 0 {
         let cluster = ClusterId::from_bytes(take_id(&mut bytes)?);
@@ -161,6 +164,25 @@ pub(super) fn claim(segment: &Bytes, at: usize) -> Option<(u64, u64)> {
     (len > 0).then(|| (sequence, framed_len(len as usize)))
 }
 
+/// The first sound record at `from` or behind it, if one should begin there with the number
+/// `sequence`: where it is and its number.
+pub(super) fn find(
+    segment: &Bytes,
+    number: u64,
+    from: usize,
+    sequence: u64,
+) -> Option<(usize, u64)> {
+    let end = segment.len().saturating_sub(RECORD_HEAD);
+    (from..=end).step_by(ALIGNMENT).find_map(|at| {
+        // Most of what stands there by chance is told by the number: so many records and no more
+        // can be in between.
+        let between = ((at - from) / LEN_MIN) as u64;
+        let (found, _) = claim(segment, at)?;
+        let possible = found >= sequence && found - sequence <= between;
+        (possible && read(segment, number, at).is_some()).then_some((at, found))
+    })
+}
+
 fn parse_head(mut head: &[u8]) -> (u32, u32, u64) {
     (head.get_u32_le(), head.get_u32_le(), head.get_u64_le())
 }
@@ -205,7 +227,9 @@ fn take_base(bytes: &mut Bytes) -> Option<Base> {
     let term = bytes.try_get_u64_le().ok()?;
     let index = bytes.try_get_u64_le().ok()?;
     let len = usize::try_from(bytes.try_get_u32_le().ok()?).ok()?;
-    Some(Base { log_id: LogId { term, index }, system: take(bytes, len)? })
+    // Copied: it is kept for long, and must not keep the whole segment in memory.
+    let system = Bytes::copy_from_slice(&take(bytes, len)?);
+    Some(Base { log_id: LogId { term, index }, system })
 }
 
 fn count(count: usize) -> u32 {
@@ -214,6 +238,8 @@ fn count(count: usize) -> u32 {
 
 pub(super) const RECORD_HEAD: usize = 16;
 pub(super) const ENTRY_HEAD: usize = 8;
+/// How long the shortest record is: head, flags, number of entries, padding.
+const LEN_MIN: usize = 24;
 /// Records begin at multiples of this.
 pub(super) const ALIGNMENT: usize = 8;
 pub(super) const WATERMARK_LEN: usize = 12;

@@ -8,21 +8,29 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::segment::Header;
-use super::{Current, Facts, FileLogStore, FileStoreConfig, Index, Shared, record, segment};
+use super::{
+    Begins, Current, Facts, FileLogStore, FileStoreConfig, Index, Older, Place, Shared, record,
+    segment,
+};
 use crate::id::LogId;
 use crate::runtime::{FileId, FileOp, Files, OpenMode};
 use crate::storage::{LogReader as _, Recovered, StorageError, WriteBatch};
 
-/// What is found while the segments are read, oldest first.
+/// What is found while the segments are read, oldest first. Nothing is changed on the disk before
+/// all of it has been judged.
 #[derive(Default)]
 struct Found {
     facts: Facts,
     index: Index,
-    older: VecDeque<(u64, u64)>,
+    older: VecDeque<Older>,
     current: Option<Current>,
     /// The number of the next record; `None` before the first.
     sequence: Option<u64>,
+    /// The last record, where it is, and how much of a torn one stands behind it.
+    last_record: (u64, Bytes),
     dropped_bytes: u64,
+    /// A segment that a crash kept from being begun: nothing in it was ever acknowledged.
+    unbegun: Option<u64>,
 }
 
 pub(super) async fn open(
@@ -33,56 +41,53 @@ pub(super) async fn open(
     let mut numbers: Vec<u64> =
         listed.iter().filter_map(|(name, _)| segment::parse_name(name)).collect();
     numbers.sort_unstable();
-    remove_spares(&*files, &listed).await?;
     let mut found = Found::default();
     for (at, &number) in numbers.iter().enumerate() {
         let last = at + 1 == numbers.len();
         found.read(&*files, number, last).await?;
     }
-    let (watermark, mark) = open_watermark(&*files).await?;
     let sequence = found.sequence.unwrap_or(1);
-    if mark.is_some_and(|mark| mark >= sequence) {
-        let last = numbers.last().copied().unwrap_or_default();
-        return Err(corrupt(
-            last,
-            0,
-            "the end of the log is missing: it was synced further than this",
-        ));
+    if read_watermark(&*files).await?.is_some_and(|mark| mark >= sequence) {
+        let (number, offset) = found.end();
+        let what = "the end of the log is missing: it was synced further than this";
+        return Err(corrupt(number, offset, what));
     }
     let recovered = found.finish()?;
+    found.repair(&*files, &listed).await?;
+    let watermark = open_or_create(&*files, WATERMARK_NAME).await;
+    let watermark = watermark.map_err(StorageError::io("opening the watermark"))?;
     let Found { facts, index, older, current, .. } = found;
     let shared = Arc::new(Shared { files: Arc::clone(&files), index: Mutex::new(index) });
+    let nothing = Current { number: 0, file: FileId(0), offset: 0, len: 0, last_index: 0 };
     let mut store = FileLogStore {
         files,
         config,
         shared,
         facts,
         recovered: None,
-        current: Current { number: 0, file: FileId(0), offset: 0, len: 0, last_index: 0 },
+        current: current.unwrap_or(nothing),
         spare: None,
         older,
         sequence,
         watermark,
         failed: false,
     };
-    match current {
-        Some(current) => store.current = current,
-        None => store.begin_first(numbers.last().copied()).await?,
+    if current.is_none() {
+        store.begin_first().await?;
     }
     store.recovered = Some(store.with_changes(recovered).await?);
     Ok(store)
 }
 
 impl FileLogStore {
-    /// The first segment; whatever a crash left of one before it was begun is written over.
-    async fn begin_first(&mut self, torn: Option<u64>) -> Result<(), StorageError> {
-        self.current.number = torn.unwrap_or(1) - 1;
+    async fn begin_first(&mut self) -> Result<(), StorageError> {
         self.prepare(u64::MAX).await?;
         let Some(spare) = self.spare.take() else { return Ok(()) };
-        let (number, facts) = (self.current.number + 1, WriteBatch::default());
-        let begun = segment::begin(&*self.files, spare, number, self.sequence, &facts).await?;
-        (self.current, self.sequence) = begun;
-        self.shared.lock().segments.insert(number, self.current.file);
+        let begins = Begins { sequence: self.sequence, last_index: 0 };
+        let facts = self.facts.batch();
+        self.current = segment::begin(&*self.files, spare, 1, begins, &facts).await?;
+        self.sequence += 1;
+        self.shared.lock().segments.insert(1, self.current.file);
         Ok(())
     }
 
@@ -106,118 +111,123 @@ impl Found {
         number: u64,
         last: bool,
     ) -> Result<(), StorageError> {
-        let name = segment::name(number);
-        let file = files.open(&name, OpenMode::Write).await;
+        let file = files.open(&segment::name(number), OpenMode::Write).await;
         let file = file.map_err(StorageError::io("opening a segment"))?;
         let bytes = read_all(files, file).await.map_err(StorageError::io("reading a segment"))?;
-        let first = match segment::read_header(&bytes, number) {
-            Header::Begins(first) => first,
+        let begins = match segment::read_header(&bytes, number) {
+            Header::Begins(begins) => Some(begins),
+            Header::Torn => None,
             Header::Version(version) => {
                 let what = format!("version {version} of the format is not known");
                 return Err(corrupt(number, 0, &what));
             }
-            Header::Torn if last => return self.drop_unbegun(files, number, file).await,
-            Header::Torn => return Err(corrupt(number, 0, "the segment's header is damaged")),
         };
-        if self.sequence.is_some_and(|expected| expected != first) {
-            let before = self.current.map_or(number, |current| current.number);
-            let offset = self.current.map_or(0, |current| current.offset);
+        // Header and first record are one write: without the record the facts are not restated, and
+        // the segment may not go on.
+        let begun = |begins: &Begins| {
+            let first = record::read(&bytes, number, segment::HEADER_LEN);
+            first.is_some_and(|(sequence, _)| sequence == begins.sequence)
+        };
+        let Some(begins) = begins.filter(begun) else {
+            files.close(file);
+            return self.take_unbegun(&bytes, number, last);
+        };
+        if self.sequence.is_some_and(|expected| expected != begins.sequence) {
+            let (before, offset) = self.end();
             return Err(corrupt(before, offset, "records before the next segment are missing"));
         }
-        if let Some(before) = self.current.take() {
-            self.older.push_back((before.number, before.last_index));
-        }
+        // It was followed by another, so its end is no torn write.
+        self.dropped_bytes = 0;
+        self.older.extend(self.current.take().map(Current::into_older));
         self.index.segments.insert(number, file);
         let len = bytes.len() as u64;
         self.current = Some(Current { number, file, offset: 0, len, last_index: 0 });
-        self.replay(&bytes, number, first)
+        self.replay(&bytes, number, begins)
     }
 
-    /// A segment that a crash kept from being begun: nothing in it was ever acknowledged.
-    async fn drop_unbegun(
-        &mut self,
-        files: &dyn Files,
-        number: u64,
-        file: FileId,
-    ) -> Result<(), StorageError> {
-        files.close(file);
-        let ops = vec![FileOp::Remove { name: segment::name(number) }, FileOp::SyncDir];
-        files.run(ops).await.map_err(StorageError::io("removing a torn segment"))
+    /// A segment without header or first record. They are synced before anything follows them, and
+    /// before anything older goes: so either they were being written, and nothing is lost, or this
+    /// is damage.
+    fn take_unbegun(&mut self, bytes: &Bytes, number: u64, last: bool) -> Result<(), StorageError> {
+        let expected = self.sequence.unwrap_or(1);
+        let written = record::find(bytes, number, segment::HEADER_LEN, expected).is_some();
+        let follows = number == 1 || self.current.is_some();
+        if written || !last || !follows {
+            return Err(corrupt(number, 0, "the beginning of the segment is damaged"));
+        }
+        self.unbegun = Some(number);
+        Ok(())
     }
 
-    fn replay(&mut self, bytes: &Bytes, number: u64, first: u64) -> Result<(), StorageError> {
-        let mut expected = first;
+    fn replay(&mut self, bytes: &Bytes, number: u64, begins: Begins) -> Result<(), StorageError> {
+        let mut expected = begins.sequence;
         let mut at = segment::HEADER_LEN;
-        let mut last_index = 0;
+        let mut from = 0;
         while let Some((sequence, payload)) = record::read(bytes, number, at) {
             if sequence != expected {
                 return Err(corrupt(number, at as u64, "a record is out of order"));
             }
-            let len = record::framed_len(payload.len());
+            let len = usize::try_from(record::framed_len(payload.len()));
+            let len = len.expect("a segment fits memory");
             let Some(batch) = record::decode(payload) else {
                 return Err(corrupt(number, at as u64, "a sound record says nothing sensible"));
             };
-            self.facts.take(&batch);
-            self.index.take(&batch, at as u64, number);
-            last_index =
-                batch.entries.last().map_or(last_index, |e| last_index.max(e.log_id.index));
+            self.take(&batch, at as u64, number)?;
+            if expected == begins.sequence && self.older.is_empty() {
+                self.index.miss_until(begins.last_index);
+            }
+            if expected > begins.sequence {
+                from = at;
+            }
             expected += 1;
-            at += usize::try_from(len).expect("a segment fits memory");
+            at += len;
         }
-        self.look_ahead(bytes, number, at, expected)?;
+        if let Some((_, sequence)) = record::find(bytes, number, at, expected) {
+            let what = format!(
+                "record {expected} is damaged, but record {sequence} behind it is whole; \
+                 restore this server's files, or remove it from the cluster and let it join \
+                 again as a new one"
+            );
+            return Err(corrupt(number, at as u64, &what));
+        }
         self.sequence = Some(expected);
+        self.last_record = (from as u64, bytes.slice(from..at));
         if let Some(current) = &mut self.current {
             current.offset = at as u64;
-            current.last_index = last_index;
         }
         if let Some((sequence, len)) = record::claim(bytes, at)
             && sequence == expected
         {
-            self.dropped_bytes = len;
+            self.dropped_bytes = len.min((bytes.len() - at) as u64);
         }
         Ok(())
     }
 
-    /// A sound record behind a bad one: the bad one was acknowledged, so this is damage and no torn
-    /// end.
-    fn look_ahead(
-        &self,
-        bytes: &Bytes,
-        number: u64,
-        from: usize,
-        expected: u64,
-    ) -> Result<(), StorageError> {
-        let mut at = from + record::ALIGNMENT;
-        while at + record::RECORD_HEAD <= bytes.len() {
-            if let Some((sequence, _)) = record::claim(bytes, at)
-                && (expected + 1..expected + SEQUENCES_AHEAD).contains(&sequence)
-                && record::read(bytes, number, at).is_some()
-            {
-                let what = format!(
-                    "record {expected} is damaged, but record {sequence} behind it is whole; \
-                     restore this server's files, or remove it from the cluster and let it join \
-                     again as a new one"
-                );
-                return Err(corrupt(number, from as u64, &what));
-            }
-            at += record::ALIGNMENT;
+    fn take(&mut self, batch: &WriteBatch, at: u64, number: u64) -> Result<(), StorageError> {
+        let fits = batch.check(self.index.start - 1, self.index.last());
+        fits.map_err(|_| corrupt(number, at, "a record does not follow on those before it"))?;
+        self.facts.take(batch);
+        self.index.take(batch, at, number);
+        if let Some(current) = &mut self.current {
+            current.take(batch);
+        }
+        if batch.reset_to.is_some() {
+            self.older.iter_mut().for_each(Older::forget);
         }
         Ok(())
+    }
+
+    /// Where the log ends: segment and offset.
+    fn end(&self) -> (u64, u64) {
+        self.current.map_or((1, 0), |current| (current.number, current.offset))
     }
 
     /// Checks that what was found is one log without a hole.
-    fn finish(&mut self) -> Result<Recovered, StorageError> {
-        let base = self.facts.base.clone();
-        let first = base.log_id.index + 1;
-        while self.index.start < first && self.index.places.pop_front().is_some() {
-            self.index.start += 1;
-        }
-        if self.index.places.is_empty() {
-            self.index.start = first;
-        }
-        if self.index.start != first {
-            let what = format!("entries {first} to {} are missing", self.index.start - 1);
-            return Err(corrupt(self.current.map_or(0, |current| current.number), 0, &what));
+    fn finish(&self) -> Result<Recovered, StorageError> {
+        let first = self.index.start;
+        if let Some(at) = self.index.places.iter().position(|place| place.segment == NOWHERE) {
+            let what = format!("entry {} was in a segment that is missing", first + at as u64);
+            return Err(corrupt(self.end().0, 0, &what));
         }
         let mut terms: Vec<LogId> = Vec::new();
         for (index, place) in (first..).zip(&self.index.places) {
@@ -225,10 +235,10 @@ impl Found {
                 terms.push(LogId { term: place.term, index });
             }
         }
-        let count = self.index.places.len() as u64;
+        let base = self.facts.base.clone();
         let last = self.index.places.back();
         let last =
-            last.map_or(base.log_id, |place| LogId { term: place.term, index: first + count - 1 });
+            last.map_or(base.log_id, |place| LogId { term: place.term, index: self.index.last() });
         Ok(Recovered {
             identity: self.facts.identity,
             base,
@@ -239,29 +249,60 @@ impl Found {
             dropped_bytes: self.dropped_bytes,
         })
     }
-}
 
-async fn remove_spares(files: &dyn Files, listed: &[(String, u64)]) -> Result<(), StorageError> {
-    let spares = listed.iter().filter(|(name, _)| name.starts_with("spare-"));
-    let mut ops: Vec<_> = spares.map(|(name, _)| FileOp::Remove { name: name.clone() }).collect();
-    if ops.is_empty() {
-        return Ok(());
+    /// Makes durable what was found, before anybody relies on it, and removes the rest.
+    ///
+    /// The last record may have been written by a process that ended, or failed, before its sync:
+    /// it can be read, but is not on the disk, and after a failure no sync would write it. So it is
+    /// written again. Only the last one can be so.
+    async fn repair(
+        &mut self,
+        files: &dyn Files,
+        listed: &[(String, u64)],
+    ) -> Result<(), StorageError> {
+        let mut ops = Vec::new();
+        if let Some(Current { file, .. }) = self.current {
+            let (at, record) = std::mem::take(&mut self.last_record);
+            let torn = usize::try_from(self.dropped_bytes).expect("a segment fits memory");
+            ops.push(FileOp::Write { file, at, parts: vec![record, vec![0; torn].into()] });
+            ops.push(FileOp::SyncData { file });
+        }
+        let spares = listed.iter().map(|(name, _)| name).filter(|name| name.starts_with("spare-"));
+        let unbegun = self.unbegun.map(segment::name);
+        ops.extend(spares.cloned().chain(unbegun).map(|name| FileOp::Remove { name }));
+        ops.push(FileOp::SyncDir);
+        files.run(ops).await.map_err(StorageError::io("repairing the log"))
     }
-    ops.push(FileOp::SyncDir);
-    files.run(ops).await.map_err(StorageError::io("removing spare segments"))
 }
 
-async fn open_watermark(files: &dyn Files) -> Result<(FileId, Option<u64>), StorageError> {
-    let opened = match files.open(WATERMARK_NAME, OpenMode::Write).await {
+impl Index {
+    /// Takes the entries up to `last` for missing until something says that they are not needed:
+    /// they were in segments before the first that is left.
+    fn miss_until(&mut self, last: u64) {
+        let missing = Place { term: 0, segment: NOWHERE, offset: 0, len: 0, change: false };
+        let count = (last + 1).saturating_sub(self.start);
+        self.places.extend((0..count).map(|_| missing));
+    }
+}
+
+async fn read_watermark(files: &dyn Files) -> Result<Option<u64>, StorageError> {
+    let failed = StorageError::io("reading the watermark");
+    let file = match files.open(WATERMARK_NAME, OpenMode::Read).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(StorageError::io("opening the watermark"))?,
+    };
+    let bytes = files.read(file, 0, record::WATERMARK_LEN).await;
+    files.close(file);
+    Ok(record::read_watermark(bytes.map_err(failed)?))
+}
+
+async fn open_or_create(files: &dyn Files, name: &str) -> io::Result<FileId> {
+    match files.open(name, OpenMode::Write).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            files.open(WATERMARK_NAME, OpenMode::Create).await
+            files.open(name, OpenMode::Create).await
         }
         opened => opened,
-    };
-    let file = opened.map_err(StorageError::io("opening the watermark"))?;
-    let bytes = files.read(file, 0, record::WATERMARK_LEN).await;
-    let bytes = bytes.map_err(StorageError::io("reading the watermark"))?;
-    Ok((file, record::read_watermark(bytes)))
+    }
 }
 
 async fn read_all(files: &dyn Files, file: FileId) -> io::Result<Bytes> {
@@ -281,5 +322,5 @@ fn corrupt(segment: u64, offset: u64, what: &str) -> StorageError {
 
 const WATERMARK_NAME: &str = "watermark";
 const READ_BYTES: usize = 4 << 20;
-/// A record further ahead than this is taken for chance.
-const SEQUENCES_AHEAD: u64 = 1 << 32;
+/// The segment of an entry whose segment is not there; numbers begin at 1.
+const NOWHERE: u64 = 0;

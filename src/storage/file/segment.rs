@@ -14,9 +14,10 @@ pub(super) fn spare_name(number: u64) -> String {
     format!("spare-{number:020}.seg")
 }
 
-/// The number of a segment, by its name.
-pub(super) fn parse_name(name: &str) -> Option<u64> {
-    name.strip_prefix("log-")?.strip_suffix(".seg")?.parse().ok()
+/// The number of a segment, by its name; numbers begin at 1.
+pub(super) fn parse_name(text: &str) -> Option<u64> {
+    let number = text.strip_prefix("log-")?.strip_suffix(".seg")?.parse().ok()?;
+    (number > 0 && number < u64::MAX && text == name(number)).then_some(number)
 }
 
 pub(super) async fn new_spare(files: &dyn Files, number: u64) -> Result<Spare, StorageError> {
@@ -58,13 +59,13 @@ pub(super) async fn begin(
     files: &dyn Files,
     spare: Spare,
     number: u64,
-    sequence: u64,
+    begins: Begins,
     facts: &WriteBatch,
-) -> Result<(Current, u64), StorageError> {
+) -> Result<Current, StorageError> {
     let file = spare.file;
     let payload = record::encode(facts);
-    let mut parts = vec![header(number, sequence)];
-    parts.extend(record::frame(&payload, number, sequence));
+    let mut parts = vec![header(number, begins)];
+    parts.extend(record::frame(&payload, number, begins.sequence));
     let offset = HEADER_LEN as u64 + record::framed_len(payload.len());
     let mut current = Current { number, file, offset, len: spare.filled, last_index: 0 };
     let mut ops = vec![
@@ -77,7 +78,7 @@ pub(super) async fn begin(
         current.len = offset;
     }
     files.run(ops).await.map_err(StorageError::io("beginning a segment"))?;
-    Ok((current, sequence + 1))
+    Ok(current)
 }
 
 /// Makes room for a batch that is longer than a segment.
@@ -93,22 +94,39 @@ pub(super) async fn extend(
     Ok(())
 }
 
-fn header(number: u64, sequence: u64) -> Bytes {
+fn header(number: u64, begins: Begins) -> Bytes {
     let mut bytes = BytesMut::with_capacity(HEADER_LEN);
     bytes.put_slice(MAGIC);
     bytes.put_u32_le(VERSION);
     bytes.put_u64_le(number);
-    bytes.put_u64_le(sequence);
+    bytes.put_u64_le(begins.sequence);
+    bytes.put_u64_le(begins.last_index);
     let checksum = crc32c::crc32c(&bytes);
     bytes.put_u32_le(checksum);
     bytes.freeze()
 }
 
+/// How a segment follows on those before it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Begins {
+    /// The number of its first record.
+    pub(super) sequence: u64,
+    /// The last entry of the log when it was begun.
+    pub(super) last_index: u64,
+}
+
+impl Begins {
+    /// No log gets that long: whoever counts on from here must not overflow.
+    fn is_possible(self) -> bool {
+        self.sequence.max(self.last_index) < u64::MAX / 2
+    }
+}
+
 /// What the beginning of a segment says.
 #[derive(Debug, PartialEq)]
 pub(super) enum Header {
-    /// The number of its first record.
-    Begins(u64),
+    /// It was begun.
+    Begins(Begins),
     /// It is torn, or was never written.
     Torn,
     /// It is of a version we do not know.
@@ -124,18 +142,21 @@ pub(super) fn read_header(segment: &Bytes, number: u64) -> Header {
     let mut magic = [0; 8];
     bytes.copy_to_slice(&mut magic);
     let (version, found) = (bytes.get_u32_le(), bytes.get_u64_le());
-    let (sequence, stored) = (bytes.get_u64_le(), bytes.get_u32_le());
-    if magic != *MAGIC || checksum != stored {
+    let begins = Begins { sequence: bytes.get_u64_le(), last_index: bytes.get_u64_le() };
+    // A write that was torn behind the name leaves zeros.
+    if magic != *MAGIC || version == 0 {
         return Header::Torn;
     }
+    // Before anything else: of another version not even the checksum's place is known.
     if version != VERSION {
         return Header::Version(version);
     }
-    // Recycled, and not begun again before the crash.
-    if found == number { Header::Begins(sequence) } else { Header::Torn }
+    // Another number: recycled, and not begun again before the crash.
+    let sound = checksum == bytes.get_u32_le() && found == number && begins.is_possible();
+    if sound { Header::Begins(begins) } else { Header::Torn }
 }
 
-pub(super) const HEADER_LEN: usize = 32;
+pub(super) const HEADER_LEN: usize = 40;
 const MAGIC: &[u8; 8] = b"kontiki\0";
 const VERSION: u32 = 1;
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];

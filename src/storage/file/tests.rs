@@ -2,16 +2,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{FileLogStore, FileSnapshotStore, FileStoreConfig};
+use super::{FileLogStore, FileStoreConfig};
 use crate::id::{ClusterId, GroupId, LogId};
 use crate::runtime::sim::{Sim, SimFiles};
 use crate::runtime::{FileOp, Files, OpenMode, OsFiles, Runtime as _};
 use crate::storage::{
-    Base, Entry, HardState, Identity, LogStore as _, MemoryLogStore, Recovered, SnapshotMeta,
-    SnapshotStore as _, StorageError, WriteBatch,
+    Base, Entry, HardState, Identity, LogStore as _, MemoryLogStore, Recovered, StorageError,
+    WriteBatch,
 };
+
+mod crash;
+mod damage;
+mod reads;
+mod snapshots;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SMALL: FileStoreConfig = FileStoreConfig { segment_bytes: 4096 };
@@ -137,82 +141,6 @@ fn whatever_is_written_is_found_again_after_crashes_at_any_moment() {
     }
 }
 
-/// A closed log of three records in one segment, and the bytes of it.
-fn written(sim: &Sim) -> (Arc<SimFiles>, Vec<u8>) {
-    let files = sim.process(1).files("log");
-    let kept = Arc::clone(&files);
-    let bytes = in_sim(sim, async move {
-        let mut store = open(&kept).await.unwrap();
-        for index in 1..=3 {
-            store.write(entries(vec![entry(1, index, 40)])).await.unwrap();
-        }
-        let file = kept.open("log-00000000000000000001.seg", OpenMode::Read).await.unwrap();
-        kept.read(file, 0, 4096).await.unwrap().to_vec()
-    });
-    // The process ends; its lock with it.
-    sim.kill(1);
-    drop(files);
-    (sim.process(1).files("log"), bytes)
-}
-
-async fn overwrite(files: &SimFiles, bytes: Vec<u8>) {
-    let file = files.open("log-00000000000000000001.seg", OpenMode::Write).await.unwrap();
-    let write = FileOp::Write { file, at: 0, parts: vec![bytes.into()] };
-    files.run(vec![write, FileOp::SyncData { file }]).await.unwrap();
-}
-
-#[test]
-fn a_flipped_bit_is_found_wherever_it_is() {
-    let sim = Sim::new(1);
-    let (_, whole) = written(&sim);
-    let used = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
-    let mut refused = 0;
-    for at in 0..used {
-        let mut bytes = whole.clone();
-        bytes[at] ^= 0x10;
-        let files = sim.process(1).files("log");
-        let outcome = in_sim(&sim, async move {
-            overwrite(&files, bytes).await;
-            match open(&files).await {
-                Ok(mut store) => Some(store.recover().await.unwrap().last.index),
-                Err(StorageError::Corrupt { .. }) => None,
-                Err(error) => panic!("{error}"),
-            }
-        });
-        match outcome {
-            None => refused += 1,
-            // Only the very last record can be taken for a torn one, and only padding may change
-            // unnoticed.
-            Some(last) => assert!(last >= 2 || at < 32, "byte {at}: {last} entries left"),
-        }
-    }
-    assert!(refused > used / 2, "{refused} of {used} refused");
-}
-
-#[test]
-fn a_torn_last_record_is_dropped_and_the_log_goes_on() {
-    let sim = Sim::new(2);
-    let (_, whole) = written(&sim);
-    let used = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
-    for cut in used - 60..used {
-        let mut bytes = whole.clone();
-        bytes[cut..].fill(0);
-        let process = sim.process(1);
-        let files = process.files("log");
-        in_sim(&sim, async move {
-            overwrite(&files, bytes).await;
-            let mut store = open(&files).await.unwrap();
-            let recovered = store.recover().await.unwrap();
-            assert_eq!(recovered.last.index, 2, "cut at {cut}");
-            assert!(recovered.dropped_bytes > 0, "cut at {cut}");
-            store.write(entries(vec![entry(2, 3, 10)])).await.unwrap();
-            drop((store, files));
-            let mut store = open(&process.files("log")).await.unwrap();
-            assert_eq!(store.recover().await.unwrap().last, LogId { term: 2, index: 3 });
-        });
-    }
-}
-
 #[test]
 fn a_missing_end_that_was_synced_is_found_by_the_watermark() {
     let sim = Sim::new(3);
@@ -278,20 +206,6 @@ fn a_full_disk_is_an_error_and_no_damage() {
 }
 
 #[test]
-fn an_unknown_version_is_refused_by_name() {
-    let sim = Sim::new(6);
-    let (files, mut bytes) = written(&sim);
-    bytes[8] = 9;
-    let checksum = crc32c::crc32c(&bytes[..28]).to_le_bytes();
-    bytes[28..32].copy_from_slice(&checksum);
-    let error = in_sim(&sim, async move {
-        overwrite(&files, bytes).await;
-        open(&files).await.unwrap_err().to_string()
-    });
-    assert!(error.contains("version 9"), "{error}");
-}
-
-#[test]
 fn segments_that_are_compacted_away_are_recycled() {
     let sim = Sim::new(7);
     let files = sim.process(1).files("log");
@@ -309,52 +223,29 @@ fn segments_that_are_compacted_away_are_recycled() {
     assert!(names.len() <= 5, "{names:?}");
 }
 
-async fn snapshot(store: &FileSnapshotStore, index: u64, bytes: &[u8]) -> SnapshotMeta {
-    let log_id = LogId { term: 1, index };
-    let meta = SnapshotMeta { log_id, system: Bytes::from_static(b"system"), size_bytes: 0 };
-    let mut sink = store.create(meta).await.unwrap();
-    sink.write_all(bytes).await.unwrap();
-    sink.commit().await.unwrap()
-}
-
 #[test]
-fn a_snapshot_is_there_whole_or_not_at_all_and_damage_shows() {
-    let sim = Sim::new(8);
-    let process = sim.process(1);
-    let files = process.files("snapshots");
-    in_sim(&sim, async move {
-        let store = FileSnapshotStore::open(files.clone()).await.unwrap();
-        let bytes: Vec<u8> = (0..200_000_u32).map(|n| (n % 253) as u8).collect();
-        let meta = snapshot(&store, 9, &bytes).await;
-        assert_eq!(meta.size_bytes, 200_000);
-        snapshot(&store, 5, b"old").await;
-        let unfinished =
-            store.create(SnapshotMeta { log_id: LogId { term: 1, index: 11 }, ..meta.clone() });
-        drop(unfinished.await.unwrap());
-        let indexes: Vec<u64> =
-            store.list().await.unwrap().iter().map(|m| m.log_id.index).collect();
-        assert_eq!(indexes, [9, 5]);
-        for from in [0, 1, 65_536, 100_000, 199_999, 200_000] {
-            let mut read = Vec::new();
-            store.open(&meta, from).await.unwrap().read_to_end(&mut read).await.unwrap();
-            assert_eq!(read, bytes[usize::try_from(from).unwrap()..]);
-        }
-        let name = "snapshot-00000000000000000001-00000000000000000009";
-        let file = files.open(name, OpenMode::Write).await.unwrap();
-        let flip = FileOp::Write { file, at: 70_000, parts: vec![Bytes::from_static(b"\xff")] };
-        files.run(vec![flip]).await.unwrap();
-        let mut read = Vec::new();
-        let mut reader = store.open(&meta, 0).await.unwrap();
-        assert!(reader.read_to_end(&mut read).await.is_err());
-        assert!(read.len() <= 65_536);
-        store.remove(&meta).await.unwrap();
-        store.remove(&meta).await.unwrap();
-        assert_eq!(store.list().await.unwrap().len(), 1);
-        drop((store, reader, files));
-        let files = process.files("snapshots");
-        FileSnapshotStore::open(files.clone()).await.unwrap();
-        assert!(files.list().await.unwrap().iter().all(|(name, _)| !name.starts_with("tmp-")));
+fn a_segment_for_a_long_batch_is_not_kept_as_a_spare() {
+    let sim = Sim::new(7);
+    let files = sim.process(1).files("log");
+    let names = in_sim(&sim, async move {
+        let mut store = open(&files).await.unwrap();
+        let compact = |to| WriteBatch { compact_to: base(1, to), ..entries(vec![]) };
+        store.write(entries(vec![entry(1, 1, 100)])).await.unwrap();
+        store.write(entries(vec![entry(1, 2, 100_000)])).await.unwrap();
+        // The first segment becomes the spare, and the spare the current one, so that another is
+        // wanted when the long one goes.
+        store.write(compact(1)).await.unwrap();
+        store.write(entries(vec![entry(1, 3, 3_000)])).await.unwrap();
+        store.write(entries(vec![entry(1, 4, 1_000)])).await.unwrap();
+        assert_eq!(
+            store.older.iter().map(|older| older.len > 4096).collect::<Vec<_>>(),
+            [true, false]
+        );
+        assert!(store.spare.is_none());
+        store.write(compact(2)).await.unwrap();
+        files.list().await.unwrap()
     });
+    assert!(names.iter().all(|(_, len)| *len <= SMALL.segment_bytes), "{names:?}");
 }
 
 #[test]

@@ -27,9 +27,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use kontiki::GroupId;
 use kontiki::runtime::{ByteReader, Runtime};
 use kontiki::transport::{Inbox, Message, Peer, StreamRefused, Transport, TransportError};
-use kontiki::{GroupId, NodeId};
 
 use self::queue::Queue;
 
@@ -50,9 +50,9 @@ pub struct Faults {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Messages delivered.
+    /// Messages delivered, or on their way.
     pub delivered: u64,
-    /// Messages lost by chance.
+    /// Messages lost by chance, and those that were one too many on the way.
     pub lost: u64,
     /// Messages to nobody, or across a cut.
     pub undeliverable: u64,
@@ -216,13 +216,18 @@ impl Transport for MemoryTransport {
         let encoded = state.encoded;
         drop(state);
         let message = if encoded { recode(message) } else { message };
-        for delay in delays {
-            self.network.shared.queue.push(delay, Arc::clone(&inbox), message.clone());
-        }
+        let queue = &self.network.shared.queue;
+        let push = |delay| queue.push(delay, Arc::clone(&inbox), message.clone());
+        let mut lost = delays.into_iter().filter(|delay| !push(*delay)).count();
         if delay.is_zero() {
             inbox.deliver(message);
         } else {
-            self.network.shared.queue.push(delay, inbox, message);
+            lost += usize::from(!queue.push(delay, inbox, message));
+        }
+        if lost > 0 {
+            let counters = &mut self.network.lock().counters;
+            counters.delivered -= lost as u64;
+            counters.lost += lost as u64;
         }
         Ok(())
     }
@@ -253,10 +258,11 @@ impl Transport for MemoryTransport {
         taken.map_err(TransportError::Refused)
     }
 
-    fn disconnect(&self, _: GroupId, _: NodeId) {}
-
     async fn detach(&self, group: GroupId) {
-        self.network.lock().inboxes.remove(&(self.address.clone(), group));
+        let gone = self.network.lock().inboxes.remove(&(self.address.clone(), group));
+        if let Some(inbox) = gone {
+            self.network.shared.queue.forget(&inbox);
+        }
     }
 }
 

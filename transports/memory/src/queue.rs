@@ -41,10 +41,11 @@ impl Queue {
         queue
     }
 
-    pub(crate) fn push(&self, delay: Duration, inbox: Arc<dyn Inbox>, message: Message) {
+    /// Sends a message on its way; `false` if too many are, and it is lost.
+    pub(crate) fn push(&self, delay: Duration, inbox: Arc<dyn Inbox>, message: Message) -> bool {
         let mut state = self.lock();
         if state.under_way.len() >= UNDER_WAY_MAX {
-            return;
+            return false;
         }
         state.count += 1;
         let key = (self.runtime.now() + delay, state.count);
@@ -54,6 +55,20 @@ impl Queue {
         if let Some(waker) = waker {
             waker.wake();
         }
+        true
+    }
+
+    /// Forgets what is under way to `inbox`.
+    pub(crate) fn forget(&self, inbox: &Arc<dyn Inbox>) {
+        let mut state = self.lock();
+        let ours =
+            |there: &Arc<dyn Inbox>| std::ptr::addr_eq(Arc::as_ptr(there), Arc::as_ptr(inbox));
+        let all = std::mem::take(&mut state.under_way).into_iter();
+        let (gone, stays): (BTreeMap<_, _>, _) = all.partition(|(_, (there, _))| ours(there));
+        state.under_way = stays;
+        drop(state);
+        // Not under the lock: it may be the last that holds what it names.
+        drop(gone);
     }
 
     fn deliver_due(&self) {

@@ -1,21 +1,22 @@
 //! The way in: who may come in, and what it brings.
 
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use bytes::Bytes;
 use futures::TryStreamExt as _;
-use futures::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use futures::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
+};
 use futures::stream;
 use kontiki::runtime::{BoxStream, ByteReader, Listener};
-use kontiki::transport::Message;
-use kontiki::transport::frame::{FrameError, read_frame};
 
 use crate::dial::CHUNK_BYTES;
-use crate::handshake::{Hello, KIND_CHUNK, KIND_END, KIND_MESSAGE, Purpose, Welcome};
+use crate::frames::{Broken, next_frame, next_message, out_of_place};
+use crate::handshake::{Hello, KIND_CHUNK, KIND_END, Purpose, Welcome};
 use crate::signal::within;
-use crate::{Group, Shared, handshake};
+use crate::{Counts, Group, Shared, TcpConfig, handshake};
 
 pub(crate) async fn run(shared: Weak<Shared>, mut listener: Box<dyn Listener>) {
     loop {
@@ -25,39 +26,50 @@ pub(crate) async fn run(shared: Weak<Shared>, mut listener: Box<dyn Listener>) {
             Ok((stream, from)) => admit(&shared, stream, from),
             Err(error) => {
                 tracing::debug!(%error, "a connection failed before it began");
-                // Out of descriptors, say: the next attempt would fail at once too.
-                let pause = shared.config.handshake_timeout / 30;
-                shared.runtime.timer(shared.runtime.now() + pause).await;
+                shared.runtime.timer(shared.runtime.now() + ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
 fn admit(shared: &Arc<Shared>, stream: BoxStream, from: String) {
-    let open = shared.counts.open.fetch_add(1, Ordering::Relaxed);
-    let guard = Open(Arc::clone(shared));
-    if open >= shared.config.connections_max as u64 {
+    let (open, others) = Counted::new(shared, |counts| &counts.open);
+    let (shaking, strangers) = Counted::new(shared, |counts| &counts.shaking);
+    let TcpConfig { connections_max, handshakes_max, .. } = shared.config;
+    if others >= connections_max as u64 || strangers >= handshakes_max as u64 {
         Shared::count(&shared.counts.turned_away);
+        tracing::debug!(%from, "too many connections");
         return;
     }
     let (shared, closed) = (Arc::clone(shared), shared.closed.clone());
     let runtime = Arc::clone(&shared.runtime);
     runtime.spawn(Box::pin(async move {
-        let _open = guard;
-        closed.until(serve(&shared, stream, &from)).await;
+        let _open = open;
+        closed.until(serve(&shared, stream, &from, shaking)).await;
     }));
 }
 
-/// Counts a connection as open for as long as it is.
-struct Open(Arc<Shared>);
+/// Counts a connection for as long as it is what it is counted as.
+struct Counted {
+    shared: Arc<Shared>,
+    gauge: fn(&Counts) -> &AtomicU64,
+}
 
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.counts.open.fetch_sub(1, Ordering::Relaxed);
+impl Counted {
+    /// And how many there were before.
+    fn new(shared: &Arc<Shared>, gauge: fn(&Counts) -> &AtomicU64) -> (Self, u64) {
+        let before = gauge(&shared.counts).fetch_add(1, Ordering::Relaxed);
+        (Self { shared: Arc::clone(shared), gauge }, before)
     }
 }
 
-async fn serve(shared: &Arc<Shared>, stream: BoxStream, from: &str) {
+impl Drop for Counted {
+    fn drop(&mut self) {
+        (self.gauge)(&self.shared.counts).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn serve(shared: &Arc<Shared>, stream: BoxStream, from: &str, shaking: Counted) {
     let mut stream = BufReader::with_capacity(READ_BYTES, stream);
     let greeting = Hello::read(&mut stream);
     let hello = match within(&shared.runtime, shared.config.handshake_timeout, greeting).await {
@@ -88,6 +100,7 @@ async fn serve(shared: &Arc<Shared>, stream: BoxStream, from: &str) {
     if !matches!(answered, Some(Ok(()))) {
         return;
     }
+    drop(shaking);
     let serving = async {
         match hello.purpose {
             Purpose::Messages => messages(shared, &group, &hello, stream, from).await,
@@ -110,47 +123,25 @@ fn judge(shared: &Shared, hello: &Hello) -> Result<Group, Welcome> {
 }
 
 async fn messages(
-    shared: &Arc<Shared>,
+    shared: &Shared,
     group: &Group,
     hello: &Hello,
     mut stream: BufReader<BoxStream>,
     from: &str,
 ) {
     loop {
-        match read_message(shared, hello, &mut stream, from).await {
-            Some(message) => group.inbox.deliver(message),
-            None => return,
+        // A peer that has nothing to say may be silent; the system finds out when it is gone.
+        let begun = stream.fill_buf().await.map(<[u8]>::len);
+        let next = match begun {
+            Ok(0) => Err(Broken::Closed),
+            Ok(_) => next_message(shared, hello, &mut stream).await,
+            Err(error) => Err(Broken::Lost(error)),
+        };
+        match next {
+            Ok(message) => group.inbox.deliver(message),
+            Err(broken) => return broken.report(shared, from),
         }
     }
-}
-
-/// The next message; `None` if the connection is of no more use.
-async fn read_message(
-    shared: &Arc<Shared>,
-    hello: &Hello,
-    stream: &mut (impl AsyncRead + Unpin),
-    from: &str,
-) -> Option<Message> {
-    let message = match read_frame(stream, shared.config.message_bytes_max).await {
-        Ok((KIND_MESSAGE, bytes)) => Message::decode(bytes).map_err(|error| error.to_string()),
-        Ok((kind, _)) => Err(format!("a frame of kind {kind} is out of place")),
-        Err(FrameError::Closed | FrameError::Io(_)) => return None,
-        Err(error) => Err(error.to_string()),
-    };
-    let message = match message {
-        Ok(message) => message,
-        Err(error) => {
-            Shared::count(&shared.counts.bad_frames);
-            tracing::warn!(%from, %error, "a bad frame; the connection is closed");
-            return None;
-        }
-    };
-    if message.from() != hello.from || message.group() != hello.group {
-        Shared::count(&shared.counts.forged_messages);
-        tracing::warn!(%from, "a message in the name of another; the connection is closed");
-        return None;
-    }
-    Some(message)
 }
 
 async fn receive_stream(
@@ -160,38 +151,45 @@ async fn receive_stream(
     mut stream: BufReader<BoxStream>,
     from: &str,
 ) {
-    let stall = shared.config.stall_timeout;
-    let reading = read_message(shared, hello, &mut stream, from);
-    let Some(Some(head)) = within(&shared.runtime, stall, reading).await else { return };
+    let head = match next_message(shared, hello, &mut stream).await {
+        Ok(head) => head,
+        Err(broken) => return broken.report(shared, from),
+    };
     let (read_half, mut write_half) = stream.split();
-    let verdict = group.inbox.receive_stream(head, body(shared, read_half)).await;
-    let verdict = handshake::encode_verdict(&verdict);
+    let body = body(Arc::clone(shared), read_half, from.to_owned());
+    let verdict = handshake::encode_verdict(&group.inbox.receive_stream(head, body).await);
     let answering = async {
         write_half.write_all(&verdict).await?;
         write_half.close().await
     };
     // If it does not get through, the sender knows no better than that it does not know.
-    let _ = within(&shared.runtime, stall, answering).await;
+    let _ = within(&shared.runtime, shared.config.stall_timeout, answering).await;
 }
 
 /// The body of a stream: chunks up to the frame that ends it. Anything else is an error of the
 /// reader.
-fn body(shared: &Arc<Shared>, stream: impl AsyncRead + Send + Unpin + 'static) -> ByteReader {
-    let chunks = stream::try_unfold((Arc::clone(shared), stream), |(shared, mut stream)| async {
-        let reading = read_frame(&mut stream, CHUNK_BYTES as u64);
-        let read = within(&shared.runtime, shared.config.stall_timeout, reading).await;
-        match read.ok_or_else(|| io::Error::from(io::ErrorKind::TimedOut))? {
-            Ok((KIND_CHUNK, bytes)) => Ok::<_, io::Error>(Some((bytes, (shared, stream)))),
-            Ok((KIND_END, _)) => Ok(None),
-            Ok(_) => Err(io::ErrorKind::InvalidData.into()),
-            Err(FrameError::Closed) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(error) => {
-                Shared::count(&shared.counts.bad_frames);
-                Err(io::Error::other(error.to_string()))
-            }
+fn body(
+    shared: Arc<Shared>,
+    stream: impl AsyncRead + Send + Unpin + 'static,
+    from: String,
+) -> ByteReader {
+    let chunks = stream::try_unfold(stream, move |mut stream| {
+        let (shared, from) = (Arc::clone(&shared), from.clone());
+        async move {
+            let broken = match next_frame(&shared, &mut stream, CHUNK_BYTES as u64).await {
+                Ok((KIND_CHUNK, bytes)) => return Ok(Some((bytes, stream))),
+                Ok((KIND_END, _)) => return Ok(None),
+                Ok((kind, _)) => out_of_place(kind),
+                Err(broken) => broken,
+            };
+            broken.report(&shared, &from);
+            Err(io::Error::other(format!("the stream broke off: {broken:?}")))
         }
     });
-    Box::pin(Box::pin(chunks.map_ok(|bytes: Bytes| bytes)).into_async_read())
+    Box::pin(Box::pin(chunks).into_async_read())
 }
 
 const READ_BYTES: usize = 64 << 10;
+/// How long the listener rests after a failure: without descriptors, say, the next attempt would
+/// fail at once too.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -120,6 +120,10 @@ pub(crate) async fn send_stream(
 ) -> Result<(), TransportError> {
     let mut stream = connect(shared, &*group.inbox, peer, Purpose::Stream).await?;
     let sent = send_all(shared, &mut stream, head, body).await;
+    if sent.is_err() {
+        // The receiver need not find out by waiting that no more comes.
+        let _ = within(&shared.runtime, shared.config.stall_timeout, stream.close()).await;
+    }
     // A receiver that refuses says so before all is sent, and stops reading.
     let reading = read_frame(&mut stream, 1 + handshake::VERDICT_TEXT_MAX as u64);
     let read = within(&shared.runtime, shared.config.verdict_timeout, reading).await;
@@ -166,3 +170,21 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// How many pieces one write gathers.
 const SLICES_MAX: usize = 64;
 pub(crate) const CHUNK_BYTES: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_limit_and_chance_takes_up_to_half() {
+        let mut dice = fastrand::Rng::with_seed(1);
+        for (failures, most) in [(0, 50), (1, 100), (4, 800), (6, 2_000), (u32::MAX, 2_000)] {
+            let most = Duration::from_millis(most);
+            let pauses: Vec<_> = (0..100).map(|_| backoff(failures, &mut dice)).collect();
+            let (least, longest) = (pauses.iter().min(), pauses.iter().max());
+            let (Some(&least), Some(&longest)) = (least, longest) else { unreachable!() };
+            assert!(least >= most / 2 && longest <= most, "{least:?} to {longest:?}");
+            assert!(longest - least > most / 3, "they differ: {least:?} to {longest:?}");
+        }
+    }
+}

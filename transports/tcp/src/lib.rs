@@ -8,6 +8,7 @@
 
 mod accept;
 mod dial;
+mod frames;
 mod handshake;
 mod outbox;
 mod signal;
@@ -40,12 +41,16 @@ pub struct TcpConfig {
     pub queue_bytes_max: usize,
     /// How long a connection and its handshake may take, in both directions. Default 3 s.
     pub handshake_timeout: Duration,
-    /// How long a write may make no progress, or a stream bring nothing. Default 10 s.
+    /// How long a write may make no progress, and how long nothing may come of a message or stream
+    /// that has begun. Default 10 s. Between two messages a peer may be silent.
     pub stall_timeout: Duration,
     /// How long the receiver of a stream may take to store it after its end. Default 60 s.
     pub verdict_timeout: Duration,
     /// How many connections are held open for others. Default 1,024; more are closed at once.
     pub connections_max: usize,
+    /// How many of them may still be shaking hands. Default 64; more are closed at once, so that
+    /// strangers that say nothing take neither memory nor the places of peers.
+    pub handshakes_max: usize,
 }
 
 impl Default for TcpConfig {
@@ -58,6 +63,7 @@ impl Default for TcpConfig {
             stall_timeout: Duration::from_secs(10),
             verdict_timeout: Duration::from_secs(60),
             connections_max: 1_024,
+            handshakes_max: 64,
         }
     }
 }
@@ -75,6 +81,8 @@ pub struct Stats {
     pub bad_frames: u64,
     /// Messages in the name of another server or group than the handshake's.
     pub forged_messages: u64,
+    /// Connections closed because a message or stream that had begun did not go on.
+    pub stalled: u64,
     /// Connections closed because too many were open.
     pub turned_away: u64,
     /// Messages dropped because too many waited.
@@ -117,10 +125,12 @@ struct Counts {
     refused_handshakes: AtomicU64,
     bad_frames: AtomicU64,
     forged_messages: AtomicU64,
+    stalled: AtomicU64,
     turned_away: AtomicU64,
     overflowed: AtomicU64,
     connected: AtomicU64,
     open: AtomicU64,
+    shaking: AtomicU64,
 }
 
 impl TcpTransport {
@@ -170,6 +180,7 @@ impl TcpTransport {
             refused_handshakes: load(&counts.refused_handshakes),
             bad_frames: load(&counts.bad_frames),
             forged_messages: load(&counts.forged_messages),
+            stalled: load(&counts.stalled),
             turned_away: load(&counts.turned_away),
             overflowed: load(&counts.overflowed),
             connected: load(&counts.connected),

@@ -1,5 +1,6 @@
 //! Ending tasks: a flag that each of them watches, and a count of those that still run.
 
+use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +19,9 @@ pub(crate) struct Signal {
 struct State {
     set: bool,
     running: usize,
-    wakers: Vec<Waker>,
+    /// Who must hear of it, by number. None stays behind.
+    watchers: BTreeMap<u64, Waker>,
+    count: u64,
 }
 
 impl Signal {
@@ -32,39 +35,48 @@ impl Signal {
     pub(crate) async fn until<T>(&self, task: impl Future<Output = T>) -> Option<T> {
         self.lock().running += 1;
         let running = Running(self);
+        let watching = self.watching();
         let mut task = Box::pin(task);
         let done = poll_fn(|cx| {
             let mut state = self.lock();
             if state.set {
                 return Poll::Ready(None);
             }
-            state.watch(cx.waker());
+            state.watchers.insert(watching.number, cx.waker().clone());
             drop(state);
             task.as_mut().poll(cx).map(Some)
         })
         .await;
         // What the task holds is let go of before it counts as ended.
         drop(task);
+        drop(watching);
         drop(running);
         done
     }
 
     /// Waits until nothing runs under this signal any more.
     pub(crate) async fn all_ended(&self) {
+        let watching = self.watching();
         poll_fn(|cx| {
             let mut state = self.lock();
             if state.running == 0 {
                 return Poll::Ready(());
             }
-            state.watch(cx.waker());
+            state.watchers.insert(watching.number, cx.waker().clone());
             Poll::Pending
         })
         .await;
     }
 
+    fn watching(&self) -> Watching<'_> {
+        let mut state = self.lock();
+        state.count += 1;
+        Watching { signal: self, number: state.count }
+    }
+
     fn wake(&self) {
-        let wakers = std::mem::take(&mut self.lock().wakers);
-        wakers.into_iter().for_each(Waker::wake);
+        let watchers = std::mem::take(&mut self.lock().watchers);
+        watchers.into_values().for_each(Waker::wake);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -73,11 +85,16 @@ impl Signal {
     }
 }
 
-impl State {
-    fn watch(&mut self, waker: &Waker) {
-        if !self.wakers.iter().any(|known| known.will_wake(waker)) {
-            self.wakers.push(waker.clone());
-        }
+struct Watching<'a> {
+    signal: &'a Signal,
+    number: u64,
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        let waker = self.signal.lock().watchers.remove(&self.number);
+        // Not under the lock: it may be the last that holds its task.
+        drop(waker);
     }
 }
 
@@ -110,4 +127,42 @@ pub(crate) async fn within<T>(
         timer.as_mut().poll(cx).map(|()| None)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use smol::block_on;
+
+    use super::*;
+
+    /// Pending once, so that whoever waits for it is watching meanwhile.
+    async fn once_pending() {
+        let mut first = true;
+        poll_fn(|cx| {
+            if std::mem::take(&mut first) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    #[test]
+    fn a_task_that_has_ended_leaves_nothing_behind() {
+        let signal = Signal::default();
+        let mut waiting = Box::pin(signal.until(std::future::pending::<()>()));
+        let ends = async {
+            poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_ready())).await;
+            for _ in 0..10 {
+                signal.until(once_pending()).await;
+            }
+        };
+        block_on(ends);
+        assert_eq!(signal.lock().watchers.len(), 1, "the one that still runs");
+        signal.set();
+        assert_eq!(block_on(waiting), None);
+        block_on(signal.all_ended());
+        assert!(signal.lock().watchers.is_empty());
+    }
 }

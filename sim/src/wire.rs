@@ -1,0 +1,225 @@
+//! What carries messages inside a run: a transport around the real one that tells the judge, and,
+//! where whole messages travel, loses and misleads some.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fastrand::Rng;
+use kontiki::runtime::sim::SimProcess;
+use kontiki::runtime::{ByteReader, Runtime as _};
+use kontiki::transport::{Inbox, Message, Peer, Transport, TransportError};
+use kontiki::{GroupId, NodeId};
+
+use crate::judge::Judge;
+use crate::options::{Options, Stream, stream};
+use crate::plan::Moment;
+use kontiki::runtime::sim::Sim;
+
+/// The way between servers, as far as it is not the real transport's.
+pub(crate) struct Links {
+    state: Mutex<State>,
+}
+
+struct State {
+    dice: Rng,
+    misdelivery_ppm: u32,
+    echo_ppm: u32,
+    cuts: BTreeSet<(u64, u64)>,
+    aims: BTreeMap<u64, Moment>,
+    /// Messages of the past, which may come again.
+    past: VecDeque<(u64, Peer, Message)>,
+}
+
+impl Links {
+    pub(crate) fn new(options: &Options) -> Self {
+        let state = State {
+            dice: stream(options.seed, Stream::Wire),
+            misdelivery_ppm: options.misdelivery_ppm,
+            echo_ppm: options.echo_ppm,
+            cuts: BTreeSet::new(),
+            aims: BTreeMap::new(),
+            past: VecDeque::new(),
+        };
+        Self { state: Mutex::new(state) }
+    }
+
+    pub(crate) fn cut(&self, from: u64, to: u64) {
+        self.lock().cuts.insert((from, to));
+    }
+
+    pub(crate) fn mend(&self, from: u64, to: u64) {
+        self.lock().cuts.remove(&(from, to));
+    }
+
+    pub(crate) fn heal(&self) {
+        let mut state = self.lock();
+        state.cuts.clear();
+        state.aims.clear();
+        (state.misdelivery_ppm, state.echo_ppm) = (0, 0);
+    }
+
+    /// The server dies the next time it does this.
+    pub(crate) fn aim(&self, server: u64, moment: Moment) {
+        self.lock().aims.insert(server, moment);
+    }
+
+    /// Whether the server dies now, because it has just done this.
+    pub(crate) fn strikes(&self, server: u64, moment: Moment) -> bool {
+        let mut state = self.lock();
+        let hit = state.aims.get(&server) == Some(&moment);
+        if hit {
+            state.aims.remove(&server);
+        }
+        hit
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn chance(&mut self, ppm: u32) -> bool {
+        ppm > 0 && self.dice.u32(..1_000_000) < ppm
+    }
+}
+
+/// A server's transport.
+pub(crate) struct Wire {
+    pub(crate) inner: Arc<dyn Transport>,
+    pub(crate) sim: Sim,
+    pub(crate) process: Arc<SimProcess>,
+    pub(crate) id: NodeId,
+    pub(crate) links: Arc<Links>,
+    pub(crate) judge: Judge,
+    /// Whether whole messages travel, which then are subject to what [`Links`] does.
+    pub(crate) messages: bool,
+}
+
+/// Where a server is reached.
+pub(crate) fn address(server: u64) -> String {
+    format!("server-{server}:1")
+}
+
+fn server_at(address: &str) -> Option<u64> {
+    address.strip_prefix("server-")?.strip_suffix(":1")?.parse().ok()
+}
+
+impl Wire {
+    /// What happens to a message that whole leaves this server; `None`: it is lost.
+    fn mislead(&self, peer: &Peer, message: &Message) -> Option<Peer> {
+        let from = self.process.id();
+        let mut state = self.links.lock();
+        let to = server_at(&peer.address)?;
+        if state.cuts.contains(&(from, to)) {
+            return None;
+        }
+        let echo_ppm = state.echo_ppm;
+        if state.chance(echo_ppm) {
+            state.past.push_back((from, peer.clone(), message.clone()));
+            if state.past.len() > PAST_MAX {
+                state.past.pop_front();
+            }
+            let late = Duration::from_millis(state.dice.u64(10..8_000));
+            let count = state.past.len();
+            let pick = state.dice.usize(..count);
+            let (_, peer, message) = state.past[pick].clone();
+            drop(state);
+            self.again(late, peer, message);
+            self.judge.sometimes("a message of the past came again");
+            return Some(peer_of(to));
+        }
+        let misdelivery_ppm = state.misdelivery_ppm;
+        if state.chance(misdelivery_ppm) {
+            let other = 1 + state.dice.u64(..7);
+            drop(state);
+            self.judge.sometimes("a message went to another server");
+            return Some(peer_of(other));
+        }
+        Some(peer.clone())
+    }
+
+    fn again(&self, late: Duration, peer: Peer, message: Message) {
+        let nobody = self.sim.process(0);
+        let inner = Arc::clone(&self.inner);
+        let timer = nobody.timer(nobody.now() + late);
+        nobody.spawn(Box::pin(async move {
+            timer.await;
+            // To whoever is there by now.
+            let _ = inner.send(&Peer { id: None, ..peer }, message);
+        }));
+    }
+
+    fn strike(&self, moment: Option<Moment>) {
+        if let Some(moment) = moment
+            && self.links.strikes(self.process.id(), moment)
+        {
+            self.judge.sometimes("a server died at an aimed moment");
+            self.sim.kill(self.process.id());
+        }
+    }
+}
+
+fn peer_of(server: u64) -> Peer {
+    Peer { id: None, address: address(server) }
+}
+
+#[async_trait]
+impl Transport for Wire {
+    fn attach(&self, inbox: Arc<dyn Inbox>) {
+        self.inner.attach(inbox);
+    }
+
+    fn send(&self, peer: &Peer, message: Message) -> Result<(), TransportError> {
+        if !self.process.lives() {
+            return Err(TransportError::Detached);
+        }
+        let glance = message.glance();
+        let moment = glance.and_then(|glance| self.judge.sending(self.id, message.to(), &glance));
+        if !self.messages {
+            let sent = self.inner.send(peer, message);
+            self.strike(moment);
+            return sent;
+        }
+        let Some(peer) = self.mislead(peer, &message) else {
+            self.strike(moment);
+            return Ok(());
+        };
+        let sent = self.inner.send(&peer, message);
+        self.strike(moment);
+        sent
+    }
+
+    async fn send_stream(
+        &self,
+        peer: &Peer,
+        head: Message,
+        body: ByteReader,
+    ) -> Result<(), TransportError> {
+        let reason = || "the way is cut".to_owned();
+        let to = server_at(&peer.address).unwrap_or_default();
+        let from = self.process.id();
+        if self.messages && self.links.lock().cuts.contains(&(from, to)) {
+            return Err(TransportError::Unreachable { reason: reason() });
+        }
+        self.judge.sometimes("a snapshot was sent");
+        let sent = self.inner.send_stream(peer, head, body).await;
+        if sent.is_err() {
+            self.judge.sometimes("a snapshot was not taken");
+        }
+        sent
+    }
+
+    fn disconnect(&self, group: GroupId, peer: NodeId) {
+        self.inner.disconnect(group, peer);
+    }
+
+    async fn detach(&self, group: GroupId) {
+        self.inner.detach(group).await;
+    }
+}
+
+/// How many messages of the past are kept.
+const PAST_MAX: usize = 64;
