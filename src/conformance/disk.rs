@@ -49,16 +49,37 @@ struct State {
 /// Something that happened to the disk.
 #[derive(Clone, Debug)]
 enum Step {
-    Create { name: String, node: u64 },
-    Empty { node: u64 },
-    Remove { name: String },
-    Rename { from: String, to: String },
-    SetLen { node: u64, len: usize },
-    Sync { node: u64 },
+    Create {
+        name: String,
+        node: u64,
+    },
+    Empty {
+        node: u64,
+    },
+    Remove {
+        name: String,
+    },
+    Rename {
+        from: String,
+        to: String,
+    },
+    SetLen {
+        node: u64,
+        len: usize,
+    },
+    Sync {
+        node: u64,
+    },
     /// A sync that failed, and whose bytes the system has let go of.
-    SyncFailed { node: u64 },
+    SyncFailed {
+        node: u64,
+    },
     SyncNames,
-    Write { node: u64, at: usize, bytes: Bytes },
+    Write {
+        node: u64,
+        at: usize,
+        bytes: Bytes,
+    },
 }
 
 /// What a crash leaves of what was not synced.
@@ -501,9 +522,9 @@ impl Files for DiskFiles {
         })?;
         match held {
             None => Ok(()),
-            Some(answered) => answered.await.unwrap_or_else(|_| {
-                Err(io::Error::other("the power went before this was done"))
-            }),
+            Some(answered) => answered
+                .await
+                .unwrap_or_else(|_| Err(io::Error::other("the power went before this was done"))),
         }
     }
 

@@ -55,10 +55,7 @@ kit! {
     }
 }
 
-async fn guarded(
-    _: Arc<dyn FilesFixture>,
-    case: impl Future<Output = Outcome> + Send,
-) -> Outcome {
+async fn guarded(_: Arc<dyn FilesFixture>, case: impl Future<Output = Outcome> + Send) -> Outcome {
     case.await
 }
 
@@ -139,7 +136,10 @@ async fn parts_stand_one_behind_the_other(fixture: Arc<dyn FilesFixture>) -> Out
     let ops = vec![FileOp::Write { file, at: 1, parts: parts.to_vec() }];
     files.run(ops).await.promised("a write of parts")?;
     let found = read(&*files, "a").await?;
-    ensure!(found == b"\0one two three"[..], "parts that were written one behind the other: {found:?}");
+    ensure!(
+        found == b"\0one two three"[..],
+        "parts that were written one behind the other: {found:?}"
+    );
     KEPT
 }
 
@@ -194,7 +194,10 @@ async fn a_run_stops_at_the_first_error(fixture: Arc<dyn FilesFixture>) -> Outco
     ensure!(done.is_err(), "a run succeeds of which one operation cannot");
     let found = read(&*files, "a").await?;
     ensure!(found == b"before"[..], "after a run that stopped in the middle there is {found:?}");
-    files.run(vec![write(file, 0, b"after ")]).await.promised("a run after one that failed")
+    files
+        .run(vec![write(file, 0, b"after ")])
+        .await
+        .promised("a run after one that failed")
         .map(|()| super::Verdict::Kept)
 }
 
@@ -224,7 +227,10 @@ async fn a_run_that_is_let_go_of_undoes_nothing(fixture: Arc<dyn FilesFixture>) 
         drop(run);
         files.run(vec![write(file, 2, b"2222")]).await.promised("a run behind one let go of")?;
         let found = read(&*files, "a").await?;
-        ensure!(found == b"112222"[..], "a run that was let go of, and one behind it, left {found:?}");
+        ensure!(
+            found == b"112222"[..],
+            "a run that was let go of, and one behind it, left {found:?}"
+        );
         files.run(vec![FileOp::SetLen { file, len: 0 }]).await.promised("cutting a file")?;
     }
     KEPT

@@ -141,19 +141,21 @@ async fn a_wake_is_never_lost(fixture: Arc<dyn RuntimeFixture>) -> Outcome {
     let (sender, receiver) = oneshot::channel();
     let mut left = 1_000;
     let (passed, mut parked) = futures::channel::mpsc::unbounded::<Waker>();
-    runtime.spawn(Box::pin(poll_fn(move |cx| {
-        if left == 0 {
-            return Poll::Ready(());
-        }
-        left -= 1;
-        match left % 10 {
-            // The waker goes to another thread, which may use it while this is still running.
-            0 if passed.unbounded_send(cx.waker().clone()).is_ok() => {}
-            _ => cx.waker().wake_by_ref(),
-        }
-        Poll::Pending
-    })
-    .map(move |()| sender.send(()).unwrap_or(()))));
+    runtime.spawn(Box::pin(
+        poll_fn(move |cx| {
+            if left == 0 {
+                return Poll::Ready(());
+            }
+            left -= 1;
+            match left % 10 {
+                // The waker goes to another thread, which may use it while this is still running.
+                0 if passed.unbounded_send(cx.waker().clone()).is_ok() => {}
+                _ => cx.waker().wake_by_ref(),
+            }
+            Poll::Pending
+        })
+        .map(move |()| sender.send(()).unwrap_or(())),
+    ));
     while let Some(waker) = futures::StreamExt::next(&mut parked).await {
         on_a_foreign_thread(move || waker.wake())?;
     }
@@ -367,9 +369,7 @@ async fn a_completed_timer_can_be_reset(fixture: Arc<dyn RuntimeFixture>) -> Out
     soon(&*runtime, began, "a timer that was used again")
 }
 
-async fn blocking_work_has_ended_when_its_future_ends(
-    fixture: Arc<dyn RuntimeFixture>,
-) -> Outcome {
+async fn blocking_work_has_ended_when_its_future_ends(fixture: Arc<dyn RuntimeFixture>) -> Outcome {
     let runtime = fixture.runtime();
     for _ in 0..100 {
         let done = Arc::new(AtomicBool::new(false));

@@ -273,13 +273,13 @@ async fn same_state(
     same_answers(&answers, &expected, 10_000, what)
 }
 
-fn same_answers(
-    found: &[Bytes],
-    wanted: &[Bytes],
-    first: u64,
-    who: &str,
-) -> Result<(), Broken> {
-    ensure!(found.len() == wanted.len(), "{who} gives {} answers, not {}", found.len(), wanted.len());
+fn same_answers(found: &[Bytes], wanted: &[Bytes], first: u64, who: &str) -> Result<(), Broken> {
+    ensure!(
+        found.len() == wanted.len(),
+        "{who} gives {} answers, not {}",
+        found.len(),
+        wanted.len()
+    );
     let different = (first..).zip(found.iter().zip(wanted)).find(|(_, (one, two))| one != two);
     match different {
         None => Ok(()),
@@ -308,9 +308,8 @@ async fn play(
 }
 
 fn commands(fixture: &dyn StateMachineFixture, first: u64, count: u64) -> Vec<Command> {
-    let command = |index| {
-        Command { log_id: LogId { term: 1, index }, data: fixture.command(index) }
-    };
+    let command =
+        |index| Command { log_id: LogId { term: 1, index }, data: fixture.command(index) };
     (first..first + count).map(command).collect()
 }
 

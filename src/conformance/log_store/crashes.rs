@@ -50,9 +50,7 @@ pub(super) async fn a_crash_leaves_whole_batches(fixture: Fixture) -> Outcome {
     KEPT
 }
 
-pub(super) async fn a_crash_at_any_step_loses_nothing_that_was_synced(
-    fixture: Fixture,
-) -> Outcome {
+pub(super) async fn a_crash_at_any_step_loses_nothing_that_was_synced(fixture: Fixture) -> Outcome {
     let Some(disk) = fixture.disk() else { return not_applicable(NO_DISK) };
     for seed in 0..3 {
         let written = Written::new(&fixture, &disk, seed, 30).await?;
@@ -64,7 +62,8 @@ pub(super) async fn a_crash_at_any_step_loses_nothing_that_was_synced(
                 let found = try_look(&*fixture).await;
                 let (_, found) = found.promised(&format!("opening after a crash {how}"))?;
                 let kept = written.history.find(&found, least, most);
-                let say = |why| format!("after a crash before step {step} of the disk {how}, {why}");
+                let say =
+                    |why| format!("after a crash before step {step} of the disk {how}, {why}");
                 kept.map_err(|why| Broken::new(say(why)))?;
             }
         }
@@ -91,7 +90,9 @@ pub(super) async fn a_crash_during_recovery_changes_nothing(fixture: Fixture) ->
                 let (_, found) = look(&*fixture).await?;
                 let kept = written.history.find(&found, least, most);
                 let say = |why| {
-                    format!("after crashes before step {step}, and {second} of recovery {how}, {why}")
+                    format!(
+                        "after crashes before step {step}, and {second} of recovery {how}, {why}"
+                    )
                 };
                 kept.map_err(|why| Broken::new(say(why)))?;
             }
@@ -176,7 +177,9 @@ impl History {
             return Err(format!("{lost} of {least} batches are lost that were acknowledged"));
         }
         let difference = found.difference(&self.models[most].contents());
-        Err(format!("the log is what it was after no whole batch; after {most} batches, {difference}"))
+        Err(format!(
+            "the log is what it was after no whole batch; after {most} batches, {difference}"
+        ))
     }
 }
 

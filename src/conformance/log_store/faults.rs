@@ -153,7 +153,11 @@ pub(super) async fn a_cut_log_shows_nothing_that_was_not_written(fixture: Fixtur
         // need not be what was there at any one time.
         let what = cut.map_or("gone".to_owned(), |len| format!("cut to {len} bytes"));
         let shown = written.history.invented(&found);
-        ensure!(shown.is_none(), "{name} is {what}, and the log shows {}", shown.unwrap_or_default());
+        ensure!(
+            shown.is_none(),
+            "{name} is {what}, and the log shows {}",
+            shown.unwrap_or_default()
+        );
     }
     KEPT
 }
@@ -168,9 +172,7 @@ async fn closed(fixture: &Fixture, disk: &Disk) -> Result<(Written, Image), Brok
 }
 
 /// What the store shows; a refusal is as good.
-async fn found(
-    fixture: &Fixture,
-) -> Result<Result<super::model::Contents, StorageError>, Broken> {
+async fn found(fixture: &Fixture) -> Result<Result<super::model::Contents, StorageError>, Broken> {
     match try_look(&**fixture).await {
         Ok((_, found)) => Ok(Ok(found)),
         Err(StorageError::Compacted { first }) => {

@@ -8,9 +8,7 @@ use super::model::{Model, at, base, change, entries, entry, identity};
 use super::{LogStoreFixture, expect, look};
 use crate::conformance::{Broken, KEPT, Outcome, Promised as _};
 use crate::id::{ClusterId, GroupId};
-use crate::storage::{
-    Entry, HardState, Identity, LogReader, LogStore, StorageError, WriteBatch,
-};
+use crate::storage::{Entry, HardState, Identity, LogReader, LogStore, StorageError, WriteBatch};
 
 type Fixture = Arc<dyn LogStoreFixture>;
 
@@ -183,10 +181,8 @@ pub(super) async fn a_batch_takes_effect_in_order(fixture: Fixture) -> Outcome {
     judged.write(all).await?;
     judged = judged.reopen("a batch of reset, entries and hard state").await?;
     // What is compacted was there before; what is appended replaces its end.
-    let both = WriteBatch {
-        compact_to: Some(base(at(5, 102), "compacted")),
-        ..entries(6, 104..=110)
-    };
+    let both =
+        WriteBatch { compact_to: Some(base(at(5, 102), "compacted")), ..entries(6, 104..=110) };
     judged.write(both).await?;
     judged.reopen("a batch that compacts the beginning and replaces the end").await?;
     KEPT

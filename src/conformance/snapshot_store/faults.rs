@@ -97,7 +97,8 @@ pub(super) async fn damage_is_an_error(fixture: Fixture) -> Outcome {
     drop(store);
     let whole = disk.image();
     for (name, len) in whole.list() {
-        let places = (0..len.min(300)).chain((300..len).step_by(997)).chain(len.max(300) - 300..len);
+        let places =
+            (0..len.min(300)).chain((300..len).step_by(997)).chain(len.max(300) - 300..len);
         for at in places {
             for cut in [false, true] {
                 let mut image = whole.clone();
@@ -106,7 +107,8 @@ pub(super) async fn damage_is_an_error(fixture: Fixture) -> Outcome {
                     false => image.flip(&name, at, 1 << (at % 8)),
                 }
                 disk.insert(image);
-                let (found, what) = (damaged(&fixture, &committed).await, if cut { "cut off" } else { "flipped" });
+                let (found, what) =
+                    (damaged(&fixture, &committed).await, if cut { "cut off" } else { "flipped" });
                 let wrong = found.is_some_and(|found| found != bytes);
                 ensure!(!wrong, "{name} is {what} at byte {at}, and other bytes are read");
             }

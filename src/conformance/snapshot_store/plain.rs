@@ -242,7 +242,10 @@ pub(super) async fn what_is_removed_is_gone(fixture: Fixture) -> Outcome {
     fixture.crash().await;
     let store = open(&fixture).await?;
     let listed = list(&*store).await?;
-    ensure!(listed == [one.clone()], "after a crash {listed:?} is listed, of which one was removed");
+    ensure!(
+        listed == [one.clone()],
+        "after a crash {listed:?} is listed, of which one was removed"
+    );
     ensure!(read(&*store, &one, 0).await? == b"one", "the one that was left has other bytes");
     KEPT
 }

@@ -120,12 +120,8 @@ pub(super) async fn a_group_can_be_attached_again(fixture: Fixture) -> Outcome {
     for life in ["to the second life", "to the third life"] {
         detach(&two).await?;
         let Seat { runtime, transport, address, local, .. } = &two;
-        let again = Seat::at(
-            Arc::clone(runtime),
-            Arc::clone(transport),
-            address.clone(),
-            local.clone(),
-        );
+        let again =
+            Seat::at(Arc::clone(runtime), Arc::clone(transport), address.clone(), local.clone());
         one.send_until_it_arrives(&again.peer(), &again.inbox, life).await?;
         again.send_until_it_arrives(&one.peer(), &one.inbox, life).await?;
         detach(&again).await?;

@@ -125,7 +125,10 @@ pub(super) async fn another_cluster_is_refused(fixture: Fixture) -> Outcome {
         }
     }
     let strange = two.inbox.with(|got| got.payloads().any(|found| found != "from the same"));
-    ensure!(!strange, "a message of another cluster was delivered, which the inbox does not accept");
+    ensure!(
+        !strange,
+        "a message of another cluster was delivered, which the inbox does not accept"
+    );
     KEPT
 }
 

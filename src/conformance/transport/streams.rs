@@ -75,10 +75,10 @@ pub(super) async fn the_verdict_comes_back(fixture: Fixture) -> Outcome {
 
 pub(super) async fn a_stream_is_not_held_in_memory(fixture: Fixture) -> Outcome {
     let (one, two) = (Seat::new(&fixture, 1).await, Seat::new(&fixture, 2).await);
-    let source = Source::new(3, 48 << 20, End::Normal);
-    two.inbox.take_streams(Taking::Closely(Arc::clone(&source), 24 << 20));
+    let source = Source::new(3, 24 << 20, End::Normal);
+    two.inbox.take_streams(Taking::Closely(Arc::clone(&source), 16 << 20));
     let sent = send(&one, &two.peer(), &source).await?;
-    sent.promised("a stream of 48 MiB, read a little at a time,")?;
+    sent.promised("a stream of 24 MiB, read a little at a time,")?;
     KEPT
 }
 
@@ -140,7 +140,10 @@ pub(super) async fn a_stream_whose_source_fails_is_no_stream(fixture: Fixture) -
     for len in [0, 100, 65_536, 300_000] {
         let source = Source::new(1, len, End::Error);
         let sent = send(&one, &two.peer(), &source).await?;
-        ensure!(sent.is_err(), "the source failed after {len} bytes, and the stream counts as sent");
+        ensure!(
+            sent.is_err(),
+            "the source failed after {len} bytes, and the stream counts as sent"
+        );
         one.until(&two.inbox, "the end of a broken stream", |got| got.open == 0).await?;
         let taken = two.inbox.with(|got| got.streams.len());
         ensure!(taken == 0, "the source failed after {len} bytes, and they were taken for all");

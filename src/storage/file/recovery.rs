@@ -191,7 +191,8 @@ impl Found {
             return Err(corrupt(number, at as u64, &what));
         }
         self.sequence = Some(expected);
-        self.last_record = (from as u64, bytes.slice(from..at));
+        // The file may end within the padding of the last record.
+        self.last_record = (from as u64, bytes.slice(from..at.min(bytes.len())));
         if let Some(current) = &mut self.current {
             current.offset = at as u64;
         }
