@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../examples/custom_log_store/ledger.rs"]
+mod ledger;
 mod machines;
 mod runtimes;
 mod stores;

@@ -306,6 +306,34 @@ pub(super) async fn large_batches_are_batches_like_others(fixture: Fixture) -> O
     KEPT
 }
 
+pub(super) async fn a_batch_that_does_not_fit_is_refused(fixture: Fixture) -> Outcome {
+    let mut judged = Judged::new(fixture).await?;
+    judged.write(entries(1, 1..=20)).await?;
+    let compact_to = Some(base(at(1, 10), ""));
+    judged.write(WriteBatch { compact_to, sync: true, ..WriteBatch::default() }).await?;
+    let mut hole = entries(2, 21..=25);
+    hole.entries.remove(2);
+    let back = WriteBatch { compact_to: Some(base(at(1, 4), "")), ..entries(2, 21..=21) };
+    let behind_reset = WriteBatch { reset_to: Some(base(at(2, 50), "")), ..entries(2, 52..=53) };
+    let compacted = WriteBatch { compact_to: Some(base(at(1, 15), "")), ..entries(2, 14..=16) };
+    for (batch, what) in [
+        (entries(2, 22..=23), "that leaves a hole behind the log"),
+        (hole, "with a hole in it"),
+        (entries(2, 9..=12), "that brings back what is compacted"),
+        (back, "that moves the base back"),
+        (behind_reset, "that leaves a hole behind its own reset"),
+        (compacted, "that brings back what it compacts"),
+    ] {
+        let refused = judged.store.write(batch).await.is_err();
+        ensure!(refused, "a batch {what} was written");
+        // Whether the store goes on after it or not, nothing of it may be there.
+        judged = judged.reopen(&format!("a batch {what} was refused")).await?;
+    }
+    judged.write(entries(2, 21..=22)).await?;
+    judged.reopen("a batch that does fit").await?;
+    KEPT
+}
+
 pub(super) async fn two_openers_never_both_write(fixture: Fixture) -> Outcome {
     let mut judged = Judged::new(fixture).await?;
     judged.write(entries(1, 1..=3)).await?;
