@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod defects;
 #[path = "../../examples/custom_log_store/ledger.rs"]
 mod ledger;
 mod machines;

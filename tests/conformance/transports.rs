@@ -14,7 +14,7 @@ use kontiki_transport_tcp::{TcpConfig, TcpTransport};
 #[path = "../../examples/custom_transport/postman.rs"]
 mod postman;
 
-fn run_in(sim: &Sim, case: BoxFuture<'static>) -> Result<(), Broken> {
+pub(crate) fn run_in(sim: &Sim, case: BoxFuture<'static>) -> Result<(), Broken> {
     let day = Duration::from_secs(86_400);
     sim.run_until(day, case).map_err(|stuck| Broken::new(stuck.to_string()))
 }

@@ -62,8 +62,8 @@ pub(super) async fn a_failing_disk_loses_nothing_that_was_committed(fixture: Fix
     let whole = disk.image();
     for step in 0.. {
         disk.insert(whole.clone());
-        let Ok(store) = fixture.open().await else { continue };
-        disk.fail_at(step);
+        let store = fixture.open().await.promised("opening the store")?;
+        disk.fail_at(disk.steps() + step);
         let committed = match begin(&*store, meta(1, 2), &new).await {
             Ok(sink) => sink.commit().await.is_ok(),
             Err(_) => false,
@@ -72,16 +72,13 @@ pub(super) async fn a_failing_disk_loses_nothing_that_was_committed(fixture: Fix
         let failed = disk.has_failed();
         disk.crash(step as u64);
         let found = everything(&fixture).await?;
-        let count = found.len();
-        ensure!(
-            found.iter().all(|(meta, bytes)| *bytes == if meta.log_id.index == 1 { &old } else { &new }[..]),
-            "after step {step} of the disk failed a snapshot has bytes that nobody wrote"
-        );
-        ensure!(
-            found.iter().any(|(meta, _)| meta.log_id.index == 1),
-            "step {step} of the disk failed while one was written, and another is gone"
-        );
-        ensure!(count == 2 || !committed, "a commit succeeded, and after a crash it is not there");
+        let wanted = |meta: &SnapshotMeta| if meta.log_id.index == 1 { &old } else { &new };
+        let sound = found.iter().all(|(meta, bytes)| bytes == wanted(meta));
+        ensure!(sound, "step {step} of the disk failed, and a snapshot has bytes nobody wrote");
+        let kept = found.iter().any(|(meta, _)| meta.log_id.index == 1);
+        ensure!(kept, "step {step} of the disk failed while one was written; another is gone");
+        let there = found.len() == 2 || !committed;
+        ensure!(there, "step {step} of the disk failed, the commit succeeded, and it is not there");
         if !failed {
             break;
         }
@@ -107,8 +104,8 @@ pub(super) async fn damage_is_an_error(fixture: Fixture) -> Outcome {
                     false => image.flip(&name, at, 1 << (at % 8)),
                 }
                 disk.insert(image);
-                let (found, what) =
-                    (damaged(&fixture, &committed).await, if cut { "cut off" } else { "flipped" });
+                let found = damaged(&fixture, &committed).await;
+                let what = if cut { "cut off" } else { "flipped" };
                 let wrong = found.is_some_and(|found| found != bytes);
                 ensure!(!wrong, "{name} is {what} at byte {at}, and other bytes are read");
             }

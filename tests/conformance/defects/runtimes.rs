@@ -1,0 +1,257 @@
+//! Runtimes and sockets with a defect.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures::io::{AsyncRead, AsyncWrite};
+use kontiki::conformance::{self, Fixture, NetFixture, RuntimeFixture};
+use kontiki::runtime::{BoxFuture, BoxStream, Listener, Net, Runtime, Smol, Timer};
+
+use super::breaks;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Flaw {
+    AlwaysTheSame,
+    BlocksOnlyWhenAsked,
+    ClockGoesBack,
+    DropsTasks,
+    FiresEarly,
+    IgnoresResets,
+    KeepsFirstWaker,
+    RunsInside,
+}
+
+#[derive(Debug)]
+struct Odd(Flaw, AtomicU64);
+
+impl Runtime for Odd {
+    fn spawn(&self, mut task: BoxFuture<'static>) {
+        match self.0 {
+            Flaw::DropsTasks => {}
+            Flaw::RunsInside => {
+                let poll = task.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                if poll.is_pending() {
+                    Smol::new().spawn(task);
+                }
+            }
+            _ => Smol::new().spawn(task),
+        }
+    }
+
+    fn now(&self) -> Instant {
+        let back = match self.0 {
+            Flaw::ClockGoesBack => self.1.fetch_add(1, Ordering::SeqCst) % 7,
+            _ => 0,
+        };
+        Smol::new().now() - Duration::from_millis(back)
+    }
+
+    fn timer(&self, deadline: Instant) -> Pin<Box<dyn Timer>> {
+        let early = Duration::from_micros(500);
+        let at = if self.0 == Flaw::FiresEarly { deadline - early } else { deadline };
+        Box::pin(OddTimer { flaw: self.0, timer: Smol::new().timer(at), polled: false })
+    }
+
+    fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static> {
+        match self.0 {
+            Flaw::BlocksOnlyWhenAsked => Box::pin(async move { work() }),
+            _ => Smol::new().spawn_blocking(work),
+        }
+    }
+
+    fn random(&self) -> u64 {
+        if self.0 == Flaw::AlwaysTheSame { 4 } else { Smol::new().random() }
+    }
+}
+
+struct OddTimer {
+    flaw: Flaw,
+    timer: Pin<Box<dyn Timer>>,
+    polled: bool,
+}
+
+impl Timer for OddTimer {
+    fn reset(mut self: Pin<&mut Self>, deadline: Instant) {
+        if self.flaw != Flaw::IgnoresResets {
+            self.timer.as_mut().reset(deadline);
+        }
+    }
+}
+
+impl Future for OddTimer {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let first = !std::mem::replace(&mut self.polled, true);
+        if self.flaw == Flaw::KeepsFirstWaker && !first {
+            // Looks at the time, and leaves the waker where it is.
+            let mut noop = Context::from_waker(Waker::noop());
+            return self.timer.as_mut().poll(&mut noop);
+        }
+        self.timer.as_mut().poll(cx)
+    }
+}
+
+struct OnOdd(Flaw);
+
+impl Fixture for OnOdd {}
+
+impl RuntimeFixture for OnOdd {
+    fn runtime(&self) -> Arc<dyn Runtime> {
+        Arc::new(Odd(self.0, AtomicU64::new(0)))
+    }
+}
+
+#[test]
+fn each_flaw_of_a_runtime_is_caught_by_the_promise_it_breaks() {
+    for (flaw, name, how) in [
+        (Flaw::AlwaysTheSame, "random_numbers_differ", "bits"),
+        (Flaw::BlocksOnlyWhenAsked, "blocking_work_is_done_when_nobody_waits", "failed"),
+        (Flaw::ClockGoesBack, "now_never_goes_back", "went back by"),
+        (Flaw::DropsTasks, "a_spawned_task_runs", "dropped before it had run"),
+        (Flaw::FiresEarly, "a_timer_is_never_early", "too early"),
+        (Flaw::IgnoresResets, "a_waiting_timer_can_be_moved_to_later", "too early"),
+        (Flaw::RunsInside, "a_task_does_not_run_inside_of_spawn", "before `spawn` returned"),
+    ] {
+        let cases = conformance::runtime::CASES;
+        breaks(cases, || Arc::new(OnOdd(flaw)) as Arc<dyn RuntimeFixture>, &[(name, how)]);
+    }
+}
+
+/// The one that takes as long as the kit waits.
+#[test]
+fn a_timer_that_forgets_who_waits_is_caught() {
+    let fixture = || Arc::new(OnOdd(Flaw::KeepsFirstWaker)) as Arc<dyn RuntimeFixture>;
+    let names = [("a_timer_wakes_whoever_polled_it_last", "")];
+    breaks(conformance::runtime::CASES, fixture, &names);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Leak {
+    ClosesBoth,
+    ForgetsItsPort,
+    KeepsListeners,
+    Swaps,
+}
+
+#[derive(Debug)]
+struct Leaky(Leak);
+
+/// Listeners that were dropped, and live on.
+static KEPT: Mutex<Vec<Box<dyn Listener>>> = Mutex::new(Vec::new());
+
+#[async_trait]
+impl Net for Leaky {
+    async fn dial(&self, address: &str) -> io::Result<BoxStream> {
+        let stream = Smol::new().dial(address).await?;
+        Ok(Box::new(LeakyStream { leak: self.0, stream, closed: false, held: VecDeque::new() }))
+    }
+
+    async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
+        let listener = Smol::new().listen(address).await?;
+        Ok(Box::new(LeakyListener(self.0, Some(listener))))
+    }
+}
+
+struct LeakyListener(Leak, Option<Box<dyn Listener>>);
+
+#[async_trait]
+impl Listener for LeakyListener {
+    async fn accept(&mut self) -> io::Result<(BoxStream, String)> {
+        self.1.as_mut().unwrap().accept().await
+    }
+
+    fn local_address(&self) -> io::Result<String> {
+        match self.0 {
+            Leak::ForgetsItsPort => Ok("127.0.0.1:0".to_owned()),
+            _ => self.1.as_ref().unwrap().local_address(),
+        }
+    }
+}
+
+impl Drop for LeakyListener {
+    fn drop(&mut self) {
+        if self.0 == Leak::KeepsListeners {
+            KEPT.lock().unwrap().extend(self.1.take());
+        }
+    }
+}
+
+struct LeakyStream {
+    leak: Leak,
+    stream: BoxStream,
+    closed: bool,
+    held: VecDeque<u8>,
+}
+
+impl AsyncRead for LeakyStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.closed && self.leak == Leak::ClosesBoth {
+            return Poll::Ready(Ok(0));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for LeakyStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.leak != Leak::Swaps || bytes.len() < 2 {
+            return Pin::new(&mut self.stream).poll_write(cx, bytes);
+        }
+        // Two neighbours change places.
+        self.held.extend([bytes[1], bytes[0]]);
+        let two: Vec<u8> = self.held.drain(..).collect();
+        Pin::new(&mut self.stream).poll_write(cx, &two)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.closed = true;
+        Pin::new(&mut self.stream).poll_close(cx)
+    }
+}
+
+struct OnLeaky(Leak);
+
+impl Fixture for OnLeaky {}
+
+impl NetFixture for OnLeaky {
+    fn net(&self) -> Arc<dyn Net> {
+        Arc::new(Leaky(self.0))
+    }
+
+    fn runtime(&self) -> Arc<dyn Runtime> {
+        Arc::new(Smol::new())
+    }
+}
+
+#[test]
+fn each_flaw_of_sockets_is_caught_by_the_promise_it_breaks() {
+    for (leak, name, how) in [
+        (Leak::ClosesBoth, "closing_ends_the_writing_half_alone", "not the answer"),
+        (Leak::ForgetsItsPort, "port_0_takes_a_free_port", "real port"),
+        (Leak::KeepsListeners, "a_dropped_listener_frees_its_address", "listening where"),
+        (Leak::Swaps, "bytes_arrive_in_order", "others arrived"),
+    ] {
+        let cases = conformance::net::CASES;
+        breaks(cases, || Arc::new(OnLeaky(leak)) as Arc<dyn NetFixture>, &[(name, how)]);
+    }
+}
