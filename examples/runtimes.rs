@@ -51,8 +51,9 @@ async fn program(what: &str, runtimes: [Arc<dyn Runtime>; 3]) -> Result<(), Box<
     for node in &nodes {
         sum = Client::<Count>::new(node.clone()).propose(&14).await?.1;
     }
-    let leader = nodes[0].status().leader.map(|id| id.raft_id());
-    println!("{what}: node {leader:?} was elected, and the count is {sum}");
+    let leader = nodes.iter().position(|node| node.status().established);
+    let leader = leader.ok_or("nobody leads any more")? + 1;
+    println!("{what}: node {leader} was elected, and the count is {sum}");
     for node in nodes {
         node.shutdown().await?;
     }

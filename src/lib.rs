@@ -21,6 +21,7 @@
 //! - `http`: the trait for HTTP serving.
 //! - `http-server`: an HTTP/1.1 server over any runtime.
 //! - `tower`: the mount for axum and everything else that takes tower services.
+//! - `mutants`: defects to be planted on purpose; for the simulator, never for a release.
 //! - `operator`: Nomad's Raft operator HTTP API.
 //! - `conformance`: kits that judge your own runtime, sockets, disk, transport, stores and state
 //!   machine.
@@ -46,6 +47,11 @@ mod error;
 pub mod http;
 mod id;
 pub mod membership;
+#[cfg_attr(
+    not(feature = "mutants"),
+    expect(dead_code, unreachable_pub, reason = "without the feature nobody can plant any")
+)]
+mod mutant;
 mod node;
 #[cfg(feature = "operator")]
 pub mod operator;
@@ -63,6 +69,8 @@ pub use self::driver::StatusWatch;
 pub use self::error::{Error, Fatal, NoLeader};
 pub use self::id::{ClusterId, GroupId, InvalidId, LogId, NodeId};
 pub use self::membership::{Change, Member, Membership, MembershipError, Role};
+#[cfg(feature = "mutants")]
+pub use self::mutant::Mutant;
 pub use self::raft::{
     Applied, BootstrapError, Consistency, JoinError, Parts, ProposeError, Raft, ReadError,
     ReadGuarantee, StartError, TransferError,

@@ -30,12 +30,11 @@ impl Node {
 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Starts a server on what `directory` holds, reached by its peers at `listen`.
+/// Starts a server on what `directory` holds, reached by its peers at the config's address.
 pub(crate) async fn start<R: Runtime + Net>(
     runtime: Arc<R>,
-    name: &str,
     directory: &Path,
-    listen: &str,
+    mut config: Config,
     segment_bytes: u64,
 ) -> Result<Node, Failure> {
     // The directory first: a second process on it must be told so, and not that the port is taken.
@@ -51,12 +50,11 @@ pub(crate) async fn start<R: Runtime + Net>(
     let log = FileLogStore::open(Arc::new(files), segments).await.map_err(failed)?;
     let files = OsFiles::new(directory.join("snapshots"))?;
     let snapshots = FileSnapshotStore::open(Arc::new(files)).await.map_err(failed)?;
-    let bound = TcpTransport::bind(runtime.clone(), runtime.clone(), listen, TcpConfig::default());
+    let listen = config.address.clone();
+    let bound = TcpTransport::bind(runtime.clone(), runtime.clone(), &listen, TcpConfig::default());
     let transport = bound.await.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     let peer_address = transport.local_address().to_owned();
     let (state_machine, store) = typed::machine(Store::default());
-    let mut config = Config::default();
-    config.name = name.to_owned();
     config.address = peer_address.clone();
     config.command_bytes_max = COMMAND_BYTES_MAX;
     let parts = Parts {

@@ -56,12 +56,20 @@ impl Service {
 
     async fn get(&self, key: &[u8], query: &Query) -> Answered {
         self.fresh(query).await?;
-        let Some(stored) = self.store.read(|store| store.value(key).cloned()) else {
-            return Err(failure(StatusCode::NOT_FOUND, "no such key"));
+        let (stored, applied) =
+            self.store.read(|store| (store.value(key).cloned(), store.applied()));
+        let mut response = match stored {
+            None => failure(StatusCode::NOT_FOUND, "no such key"),
+            Some(stored) => {
+                let mut response = Response::new(Body::from(stored.value.0));
+                response.headers_mut().insert("x-kv-index", stored.index.into());
+                response.headers_mut().insert("content-type", OCTETS);
+                response
+            }
         };
-        let mut response = Response::new(Body::from(stored.value.0));
-        response.headers_mut().insert("x-kv-index", stored.index.into());
-        response.headers_mut().insert("content-type", OCTETS);
+        // Where in the history the answer stands: whoever checks one needs it, also when there is
+        // nothing.
+        response.headers_mut().insert("x-kv-applied", applied.into());
         Ok(response)
     }
 
@@ -93,8 +101,9 @@ impl Service {
             Ok((_, Answer::Done { index })) => {
                 Ok(reply(StatusCode::OK, &json!({ "index": index })))
             }
-            Ok((_, Answer::Refused { index })) => {
-                let text = json!({ "error": "the comparison failed", "index": index });
+            Ok((_, Answer::Refused { index, at })) => {
+                let text =
+                    json!({ "error": "the comparison failed", "index": index, "applied": at });
                 Err(reply(StatusCode::CONFLICT, &text))
             }
             Err(TypedError::Propose(error)) => Err(refused(&error)),

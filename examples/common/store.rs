@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Store {
     entries: BTreeMap<Hex, Stored>,
+    /// The place in the log of the last command, whatever it did.
+    #[serde(default)]
+    applied: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,15 +41,22 @@ pub(crate) enum Answer {
     Done {
         index: u64,
     },
-    /// The comparison failed; this is where the key was last written, or 0.
+    /// The comparison failed; `index` is where the key was last written, or 0, and `at` is where
+    /// the comparison is in the log.
     Refused {
         index: u64,
+        at: u64,
     },
 }
 
 impl Store {
     pub(crate) fn value(&self, key: &[u8]) -> Option<&Stored> {
         self.entries.get(&Hex(key.to_vec()))
+    }
+
+    /// The last command that is part of this state.
+    pub(crate) fn applied(&self) -> u64 {
+        self.applied
     }
 
     pub(crate) fn keys<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
@@ -60,6 +70,7 @@ impl State for Store {
     type Answer = Answer;
 
     fn apply(&mut self, at: LogId, command: Command) -> Answer {
+        self.applied = at.index;
         match command {
             Command::Delete { key } => {
                 self.entries.remove(&key);
@@ -73,7 +84,7 @@ impl State for Store {
                     Some(Condition::Value(wanted)) => now.is_some_and(|s| s.value == wanted),
                 };
                 if !holds {
-                    return Answer::Refused { index };
+                    return Answer::Refused { index, at: at.index };
                 }
                 self.entries.insert(key, Stored { value, index: at.index });
             }

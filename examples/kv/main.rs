@@ -25,12 +25,13 @@ mod store;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use clap::{ArgGroup, Parser, ValueEnum};
+use clap::{ArgGroup, Args, Parser, ValueEnum};
 use kontiki::http::{Server, ServerConfig};
 use kontiki::operator::{AllowAll, ApiConfig, Authorizer, OperatorApi, TokenList};
 use kontiki::runtime::{AsyncStd, Net, Runtime, Smol, Tokio};
-use kontiki::{Member, Raft};
+use kontiki::{Config, Member, Raft};
 
 use self::node::{Failure, Node};
 use self::service::Service;
@@ -66,6 +67,26 @@ struct Options {
     /// Turns ACLs on: a file with one management token a line.
     #[arg(long)]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    scale: Scale,
+}
+
+/// Sizes and times that a test makes small, so that what is rare happens often.
+#[derive(Args)]
+#[command(next_help_heading = "For tests")]
+struct Scale {
+    /// How long a segment of the log is.
+    #[arg(long, default_value_t = 16 << 20)]
+    segment_bytes: u64,
+    /// After how many entries a snapshot is taken.
+    #[arg(long, default_value_t = Config::default().snapshot_after_entries)]
+    snapshot_after: u64,
+    /// How many entries before a snapshot stay in the log.
+    #[arg(long, default_value_t = Config::default().trailing_entries)]
+    trailing: u64,
+    /// After how long without a leader a server campaigns.
+    #[arg(long, default_value_t = 1_000)]
+    election_timeout_ms: u64,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -102,8 +123,17 @@ fn main() -> ExitCode {
 
 async fn serve<R: Runtime + Net>(runtime: Arc<R>, options: Options) -> Result<(), Failure> {
     let authorizer = authorizer(&options)?;
-    let (name, data) = (options.name.as_str(), options.data.as_path());
-    let node = node::start(runtime.clone(), name, data, &options.peer, SEGMENT_BYTES).await?;
+    let (name, scale) = (options.name.as_str(), &options.scale);
+    let config = {
+        let mut config = Config::default();
+        config.name = name.to_owned();
+        config.address.clone_from(&options.peer);
+        config.snapshot_after_entries = scale.snapshot_after;
+        config.trailing_entries = scale.trailing;
+        config.election_timeout = Duration::from_millis(scale.election_timeout_ms);
+        config
+    };
+    let node = node::start(runtime.clone(), &options.data, config, scale.segment_bytes).await?;
     let config = {
         let mut config = ApiConfig::default();
         config.region.clone_from(&options.region);
@@ -207,5 +237,3 @@ async fn report(raft: &Raft) -> kontiki::Fatal {
         watch.changed().await;
     }
 }
-
-const SEGMENT_BYTES: u64 = 16 << 20;

@@ -335,8 +335,14 @@ impl Cluster {
 
 impl Place {
     async fn start(&self, runtime: Arc<Smol>) -> Result<Node, Failure> {
-        let (name, directory) = (self.name.as_str(), self.directory.as_path());
-        let node = node::start(runtime.clone(), name, directory, &self.peer, SEGMENT_BYTES).await?;
+        let config = |address: &str| {
+            let mut config = kontiki::Config::default();
+            config.name.clone_from(&self.name);
+            config.address = address.to_owned();
+            config
+        };
+        let (directory, here) = (self.directory.as_path(), config(&self.peer));
+        let node = node::start(runtime.clone(), directory, here, SEGMENT_BYTES).await?;
         let Some(known) = node.known_elsewhere() else { return Ok(node) };
         node.raft.shutdown().await?;
         if !self.peer.ends_with(":0") {
@@ -345,7 +351,7 @@ impl Place {
                 format!("the peers of {directory} know it at {known}, not at {peer}").into()
             );
         }
-        node::start(runtime, name, directory, &known, SEGMENT_BYTES).await
+        node::start(runtime, &self.directory, config(&known), SEGMENT_BYTES).await
     }
 }
 

@@ -15,7 +15,7 @@
 //! assert_eq!(report.violation, None);
 //! ```
 //!
-//! A plan is data: print it as JSON, edit it, run it again; [`shrink`] makes it smaller.
+//! A plan is data: print it as JSON, edit it, run it again; [`shrink()`] makes it smaller.
 //! For your own state machine, see [`kit`].
 
 #![forbid(unsafe_code)]

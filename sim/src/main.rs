@@ -1,5 +1,8 @@
 //! The simulator on the command line: run seeds, repeat one, make a failing one smaller.
 
+#[cfg(feature = "mutants")]
+mod mutants;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,6 +22,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Plant every defect there is, and see each found.
+    #[cfg(feature = "mutants")]
+    Mutants,
     /// Run many seeds; stop at the first violation.
     Seeds(Seeds),
     /// Run one seed, or a saved case, and tell what happened.
@@ -74,6 +80,8 @@ struct Seeds {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
+        #[cfg(feature = "mutants")]
+        Command::Mutants => mutants::hunt_all(),
         Command::Seeds(seeds) => seeds.run(),
         Command::Replay { what, trace } => replay(&what, trace.as_deref()),
         Command::Show { seed } => print_json(&Case::from_seed(seed)),

@@ -112,7 +112,8 @@ impl Driver {
 
     pub(super) fn settle_changes(&mut self) {
         let outcomes = self.node.take_changes();
-        if !outcomes.is_empty() {
+        let index = self.node.membership().index();
+        if std::mem::replace(&mut self.membership_seen, index) != index {
             self.remember_leavers();
         }
         for outcome in outcomes {

@@ -95,6 +95,8 @@ struct Driver {
     /// for the next tick or another leader, since asking again at once would be a hot loop.
     forwards_rest: bool,
     change: Option<PendingChange>,
+    /// The index of the membership at the end of the last turn.
+    membership_seen: u64,
     promotions: Promotions,
     transfer: Option<Transfer>,
     joining: Option<Joining>,

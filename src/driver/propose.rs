@@ -11,6 +11,7 @@ use super::forward::{Forwarded, Waiter};
 use super::request::ProposeCaller;
 use crate::error::NoLeader;
 use crate::id::LogId;
+use crate::mutant::Mutant;
 use crate::raft::{Applied, ProposeError};
 use crate::transport::Verb;
 
@@ -172,7 +173,7 @@ impl Driver {
         self.late.handed = self.late.handed.max(index);
         self.late.forget();
         for (_, caller) in self.proposals.take_up_to(index) {
-            caller.resolve(Err(ProposeError::Unknown));
+            caller.resolve(Err(open_outcome()));
         }
         self.settle_late();
     }
@@ -198,11 +199,11 @@ impl Driver {
     pub(super) fn sweep_proposals(&mut self) {
         let now = self.now;
         for caller in self.proposals.take_over(|caller| caller.is_over(now)) {
-            caller.resolve(Err(ProposeError::Unknown));
+            caller.resolve(Err(open_outcome()));
         }
         self.shared.in_hand.end_over(now);
         for (_, caller) in self.late.waiting.extract_if(.., |(_, caller)| caller.is_over(now)) {
-            caller.resolve(Err(ProposeError::Unknown));
+            caller.resolve(Err(open_outcome()));
         }
         let backlog = self.log_backlog().filter(|_| self.node.is_leader());
         let reason = backlog.map(|limit| ProposeError::Overloaded { limit });
@@ -223,9 +224,13 @@ impl Driver {
         }
         let late = self.late.waiting.drain(..).map(|(_, caller)| caller);
         for caller in self.proposals.take_all().chain(late) {
-            caller.resolve(Err(ProposeError::Unknown));
+            caller.resolve(Err(open_outcome()));
         }
     }
+}
+
+fn open_outcome() -> ProposeError {
+    if Mutant::UnknownIsRefused.is_planted() { NoLeader.into() } else { ProposeError::Unknown }
 }
 
 /// How many commands one proposal or request holds at most.

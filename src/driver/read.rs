@@ -7,6 +7,7 @@ use super::Driver;
 use super::forward::Waiter;
 use super::request::{Answered, ReadAsker, ReadCaller};
 use crate::error::{Fatal, NoLeader};
+use crate::mutant::Mutant;
 use crate::raft::{ReadError, ReadGuarantee};
 use crate::transport::{Refusal, Reply, RequestId, Verb};
 
@@ -31,6 +32,11 @@ impl Driver {
     /// Starts a round for all who wait: here if this node leads, at the leader otherwise.
     pub(super) fn begin_reads(&mut self) {
         if self.node.is_established() {
+            if Mutant::ReadWithoutRound.is_planted()
+                && let Some(round) = self.reads.begin()
+            {
+                self.reads.confirm(round, self.node.commit());
+            }
             if let Some(round) = self.reads.begin()
                 && !self.node.handle_read(self.incarnation, round)
             {
@@ -78,7 +84,9 @@ impl Driver {
         for (index, caller) in self.reads.take_confirmed(remote) {
             self.answer_read(caller, index);
         }
-        for (index, caller) in self.reads.take_up_to(self.node.applied().index) {
+        let planted = Mutant::ReadBeforeApplied.is_planted();
+        let applied = if planted { u64::MAX } else { self.node.applied().index };
+        for (index, caller) in self.reads.take_up_to(applied) {
             self.answer_read(caller, index);
         }
     }

@@ -16,6 +16,7 @@ use super::request::{Ask, Budget};
 use crate::config::Config;
 use crate::error::Fatal;
 use crate::id::{ClusterId, NodeId};
+use crate::mutant::Mutant;
 use crate::node;
 use crate::runtime::ByteReader;
 use crate::status::Status;
@@ -235,7 +236,8 @@ impl Shared {
     fn is_for_us(&self, message: &Message) -> bool {
         let local = lock(&self.local);
         let ours = message.group == local.group && message.from != local.node;
-        let to_us = message.to.is_none_or(|to| to == local.node);
+        let to_us =
+            message.to.is_none_or(|to| to == local.node) || Mutant::MisdirectedTakenIn.is_planted();
         let answer = matches!(message.body, MessageBody::Answer(_));
         let join = message.cluster.is_nil() && matches!(message.body, MessageBody::Request(_));
         let blank = local.cluster.is_nil();

@@ -181,6 +181,7 @@ fn spawn(parts: Parts, ticks: Ticks, seed: u64, node: Node, shared: &Arc<Shared>
         requests_seen: Seen::default(),
         forwards_rest: false,
         change: None,
+        membership_seen: 0,
         promotions: Promotions::default(),
         transfer: None,
         joining: None,

@@ -7,6 +7,7 @@ use raft::{Ready, StateRole};
 use super::{Node, Outgoing, engine};
 use crate::id::LogId;
 use crate::membership::Membership;
+use crate::mutant::Mutant;
 use crate::storage::{Base, SnapshotMeta};
 use crate::transport::RaftKind;
 
@@ -73,7 +74,8 @@ impl Node {
     fn plan_messages(&mut self, ready: &mut Ready) {
         // W1: what a leader may send at once tells of its term, which must be durable before
         // anybody hears of it.
-        let vote_durable = self.vote_barrier <= self.durable;
+        let vote_durable =
+            self.vote_barrier <= self.durable || Mutant::LeaderBeforeVote.is_planted();
         for mut message in ready.take_messages() {
             self.plan_message(&mut message, vote_durable);
         }
@@ -81,6 +83,7 @@ impl Node {
             // An answer to a heartbeat says nothing about the log, so it need not wait for the
             // disk.
             let at_once = vote_durable && message.msg_type == MessageType::MsgHeartbeatResponse;
+            let at_once = at_once || Mutant::AckBeforeSync.is_planted();
             self.plan_message(&mut message, at_once || !self.is_writing());
         }
     }
@@ -129,8 +132,10 @@ impl Node {
             self.appliable = entry.index;
             if entry.entry_type != EntryType::EntryNormal {
                 self.apply_change(entry);
-                self.writes.add(number, Vec::new(), None);
-                self.writes.must_sync();
+                if !Mutant::CommittedChangeForgotten.is_planted() {
+                    self.writes.add(number, Vec::new(), None);
+                    self.writes.must_sync();
+                }
             }
             self.note_committed(LogId { term: entry.term, index: entry.index }, number);
         }

@@ -6,6 +6,7 @@ use super::{History, LogCache, Node, Writes, engine};
 use crate::config::{Config, Ticks};
 use crate::id::{LogId, NodeId};
 use crate::membership::{ChangeRecord, Membership};
+use crate::mutant::Mutant;
 use crate::storage::{Recovered, SnapshotMeta};
 
 /// What a node starts from.
@@ -33,6 +34,9 @@ impl Node {
         }
         if applied.index < base.index {
             return Err(format!("the state machine is at {applied}, but the log begins at {base}"));
+        }
+        if Mutant::VoteForgotten.is_planted() {
+            recovered.hard_state.vote = 0;
         }
         // W7, W2: nothing that was known to be committed may be missing.
         let commit = recovered.hard_state.commit;

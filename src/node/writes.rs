@@ -2,6 +2,7 @@
 //! (group commit).
 
 use crate::id::LogId;
+use crate::mutant::Mutant;
 use crate::storage::{Base, Entry, HardState, WriteBatch};
 use crate::transport::{RaftKind, RaftMessage};
 
@@ -66,7 +67,9 @@ impl Writes {
             self.next.batch.entries.retain(|entry| entry.log_id().index < first);
             // What never becomes durable must not be acknowledged.
             let stands = |message: &RaftMessage| !is_ack(message) || message.log_id.index < first;
-            self.next.then_send.retain(|outgoing| stands(&outgoing.message));
+            if !Mutant::ReplacedAcknowledged.is_planted() {
+                self.next.then_send.retain(|outgoing| stands(&outgoing.message));
+            }
         }
         self.handed = first + entries.len() as u64 - 1;
         match self.next.batch.entries.is_empty() {

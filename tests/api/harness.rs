@@ -12,7 +12,8 @@ use kontiki::runtime::{AsyncStd, BoxFuture, Runtime, Smol, Tokio};
 use kontiki::storage::{MemoryLogStore, MemorySnapshotStore};
 use kontiki::typed::{self, Client, Shared, State};
 use kontiki::{Config, GroupId, LogId, Member, NodeId, Parts, Raft, RaftRole, Status};
-use kontiki_transport_memory::Network;
+
+use crate::wires::Wires;
 
 /// Everything that was ever written, in order.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -37,7 +38,7 @@ pub(crate) struct Server {
 
 pub(crate) struct Cluster {
     pub(crate) runtime: Arc<dyn Runtime>,
-    pub(crate) network: Network,
+    pub(crate) network: Wires,
     pub(crate) config: Config,
     pub(crate) servers: BTreeMap<u64, Server>,
 }
@@ -60,13 +61,21 @@ pub(crate) fn on_tokio(test: Test) {
 
 pub(crate) fn on_sim(test: Test) {
     let sim = Sim::new(42);
-    let cluster = Cluster::new(sim.process(0));
+    let runtime: Arc<dyn Runtime> = sim.process(0);
+    let network = Wires::memory(Arc::clone(&runtime));
+    let cluster = Cluster::new(runtime, network);
+    sim.run_until(Duration::from_secs(600), test(cluster)).unwrap();
+}
+
+pub(crate) fn on_custom_transport(test: Test) {
+    let sim = Sim::new(43);
+    let cluster = Cluster::new(sim.process(0), Wires::postman());
     sim.run_until(Duration::from_secs(600), test(cluster)).unwrap();
 }
 
 /// The one guard of a test in real time: it fails where it would hang.
 async fn guarded(runtime: Arc<dyn Runtime>, test: Test) {
-    let cluster = Cluster::new(Arc::clone(&runtime));
+    let cluster = Cluster::new(Arc::clone(&runtime), Wires::memory(Arc::clone(&runtime)));
     let mut over = runtime.timer(runtime.now() + Duration::from_secs(120));
     let mut test = test(cluster);
     std::future::poll_fn(|cx| {
@@ -92,13 +101,12 @@ pub(crate) fn member(n: u64) -> Member {
 }
 
 impl Cluster {
-    fn new(runtime: Arc<dyn Runtime>) -> Self {
+    fn new(runtime: Arc<dyn Runtime>, network: Wires) -> Self {
         let mut config = Config::default();
         config.tick = Duration::from_millis(10);
         config.heartbeat_interval = Duration::from_millis(30);
         config.election_timeout = Duration::from_millis(300);
         config.verb_timeout = Duration::from_secs(3);
-        let network = Network::new(Arc::clone(&runtime));
         Self { runtime, network, config, servers: BTreeMap::new() }
     }
 

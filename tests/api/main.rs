@@ -1,7 +1,11 @@
 //! What the library promises to applications, from one source on every runtime: on smol, async-std
-//! and tokio in real time, and in the simulator in virtual time.
+//! and tokio in real time, and in the simulator in virtual time; there also over the transport that
+//! an example explains.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../../examples/custom_transport/postman.rs"]
+mod postman;
 
 mod harness;
 mod leadership;
@@ -10,6 +14,7 @@ mod membership;
 mod proposals;
 mod reads;
 mod snapshots;
+mod wires;
 
 /// Mounts a test on every runtime.
 macro_rules! on_every_runtime {
@@ -26,6 +31,7 @@ macro_rules! on_every_runtime {
         on_every_runtime!(@ async_std on_async_std $($module::$test),*);
         on_every_runtime!(@ tokio on_tokio $($module::$test),*);
         on_every_runtime!(@ sim on_sim $($module::$test),*);
+        on_every_runtime!(@ custom_transport on_custom_transport $($module::$test),*);
     };
 }
 

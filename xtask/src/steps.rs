@@ -18,6 +18,9 @@ pub(crate) const STEPS: &[(&str, Step)] = &[
     ("sim", crate::sim::check),
 ];
 
+/// Steps that are run by name only: fresh seeds are no gate, and counts belong to one compiler.
+const NIGHTLY: [&str; 2] = ["instructions", "sim"];
+
 #[expect(clippy::disallowed_methods, reason = "a tool for people tells how long it took")]
 pub(crate) fn one(name: &str) -> Result<(), String> {
     let (_, step) = STEPS.iter().find(|(known, _)| *known == name).ok_or("no such step")?;
@@ -29,7 +32,8 @@ pub(crate) fn one(name: &str) -> Result<(), String> {
 }
 
 pub(crate) fn check() -> Result<(), String> {
-    STEPS.iter().try_for_each(|(name, _)| one(name))?;
+    let mut now = STEPS.iter().filter(|(name, _)| !NIGHTLY.contains(name));
+    now.try_for_each(|(name, _)| one(name))?;
     crate::crash::run(&["--cycles", "20"])
 }
 

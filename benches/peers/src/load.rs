@@ -34,20 +34,24 @@ pub(crate) struct Run {
 /// Tells clients to stop.
 pub(crate) type Stop = Arc<AtomicBool>;
 
+/// How long each command of one client took, in nanoseconds; `None` if one was refused.
+pub(crate) type Latencies = Option<Vec<u32>>;
+
 /// Starts the clients with `spawn`, waits, stops them; a quarter of the time first, to warm up.
-pub(crate) async fn measure<J: Future<Output = Vec<u32>>>(
+/// `None` if a command was refused or not answered: whoever led was lost, and nothing can be said.
+pub(crate) async fn measure<J: Future<Output = Latencies>>(
     load: Load,
     spawn: impl Fn(Stop) -> J,
-) -> Run {
-    run(load.clients, load.time / 4, &spawn).await;
+) -> Option<Run> {
+    run(load.clients, load.time / 4, &spawn).await?;
     run(load.clients, load.time, &spawn).await
 }
 
-async fn run<J: Future<Output = Vec<u32>>>(
+async fn run<J: Future<Output = Latencies>>(
     clients: usize,
     time: Duration,
     spawn: impl Fn(Stop) -> J,
-) -> Run {
+) -> Option<Run> {
     let stop = Stop::default();
     let watch = Watch::start();
     let tasks: Vec<J> = (0..clients).map(|_| spawn(Arc::clone(&stop))).collect();
@@ -55,20 +59,27 @@ async fn run<J: Future<Output = Vec<u32>>>(
     stop.store(true, Ordering::Relaxed);
     let mut latencies = Vec::new();
     for task in tasks {
-        latencies.extend(task.await);
+        let given_up = async {
+            smol::Timer::after(PATIENCE).await;
+            None
+        };
+        latencies.extend(smol::future::or(task, given_up).await?);
     }
-    watch.stop(latencies.len(), latencies)
+    Some(watch.stop(latencies.len(), latencies))
 }
 
-/// One client; gives how long each command took, in nanoseconds.
-pub(crate) async fn client<F: Future>(stop: Stop, propose: impl Fn() -> F) -> Vec<u32> {
+/// One client.
+pub(crate) async fn client<F, T, E>(stop: Stop, propose: impl Fn() -> F) -> Latencies
+where
+    F: Future<Output = Result<T, E>>,
+{
     let mut latencies = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let began = now();
-        propose().await;
+        propose().await.ok()?;
         latencies.push(u32::try_from(began.elapsed().as_nanos()).unwrap_or(u32::MAX));
     }
-    latencies
+    Some(latencies)
 }
 
 /// Wall clock and processor time, from one moment.
@@ -106,3 +117,6 @@ impl Watch {
 fn now() -> Instant {
     Instant::now()
 }
+
+/// How long the last answers of a run are awaited.
+const PATIENCE: Duration = Duration::from_secs(20);

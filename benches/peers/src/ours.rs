@@ -14,12 +14,12 @@ use kontiki_transport_memory::Network;
 use crate::load::{self, Load, Run};
 use crate::threads;
 
-pub(crate) fn on_smol(loads: &[Load]) -> Vec<Run> {
+pub(crate) fn on_smol(loads: &[Load]) -> Option<Vec<Run>> {
     let smol: Arc<dyn Runtime> = Arc::new(Smol::new());
     smol::block_on(run(loads, &smol, &smol))
 }
 
-pub(crate) fn on_tokio(loads: &[Load]) -> Vec<Run> {
+pub(crate) fn on_tokio(loads: &[Load]) -> Option<Vec<Run>> {
     let (servers, clients) = (threads::servers(), threads::clients());
     let tokio = |runtime: &tokio::runtime::Runtime| -> Arc<dyn Runtime> {
         Arc::new(Tokio::new(runtime.handle().clone()))
@@ -28,7 +28,11 @@ pub(crate) fn on_tokio(loads: &[Load]) -> Vec<Run> {
 }
 
 /// The same cluster under each load in turn.
-async fn run(loads: &[Load], servers: &Arc<dyn Runtime>, clients: &Arc<dyn Runtime>) -> Vec<Run> {
+async fn run(
+    loads: &[Load],
+    servers: &Arc<dyn Runtime>,
+    clients: &Arc<dyn Runtime>,
+) -> Option<Vec<Run>> {
     let nodes = cluster(servers).await;
     let leader = nodes.iter().find(|node| node.status().established).expect("somebody leads");
     let mut runs = Vec::new();
@@ -37,18 +41,18 @@ async fn run(loads: &[Load], servers: &Arc<dyn Runtime>, clients: &Arc<dyn Runti
             let leader = leader.clone();
             let (done, measured) = oneshot::channel();
             clients.spawn(Box::pin(async move {
-                let propose =
-                    async || leader.propose(load.command()).await.expect("the leader stays");
-                done.send(load::client(stop, propose).await).expect("it is awaited");
+                let propose = || leader.propose(load.command());
+                // Nobody awaits it any more if another client's command was refused.
+                let _ = done.send(load::client(stop, propose).await);
             }));
             async { measured.await.expect("a client does not panic") }
         };
-        runs.push(load::measure(load, spawn).await);
+        runs.push(load::measure(load, spawn).await?);
     }
     for node in nodes {
         node.shutdown().await.expect("nothing failed");
     }
-    runs
+    Some(runs)
 }
 
 async fn cluster(runtime: &Arc<dyn Runtime>) -> Vec<Raft> {

@@ -55,14 +55,14 @@ impl std::fmt::Display for Nothing {
 type Node = Raft<Types, Machine>;
 
 /// A fresh cluster under a load.
-pub(crate) fn run(load: Load) -> Run {
+pub(crate) fn run(load: Load) -> Option<Run> {
     let (servers, clients) = (threads::servers(), threads::clients());
     let nodes = servers.block_on(cluster());
     let leader = nodes[&0].clone();
     let spawn = |stop| {
         let leader = leader.clone();
         let client = clients.spawn(async move {
-            let propose = async || leader.client_write(Nothing).await.expect("the leader stays");
+            let propose = || leader.client_write(Nothing);
             load::client(stop, propose).await
         });
         async { client.await.expect("a client does not panic") }
@@ -95,7 +95,9 @@ async fn cluster() -> BTreeMap<u64, Node> {
     let members: BTreeMap<u64, EmptyNode> = (0..3).map(|id| (id, EmptyNode {})).collect();
     nodes[&0].initialize(members).await.expect("it is blank");
     let patience = Some(Duration::from_secs(10));
-    nodes[&0].wait(patience).current_leader(0, "elected").await.expect("it leads");
+    for node in nodes.values() {
+        node.wait(patience).applied_index_at_least(Some(1), "formed").await.expect("it leads");
+    }
     nodes
 }
 

@@ -27,6 +27,7 @@ use super::{
     Base, Entry, HardState, Identity, LogReader, LogStore, Recovered, StorageError, WriteBatch,
 };
 use crate::id::LogId;
+use crate::mutant::Mutant;
 use crate::runtime::{FileId, FileOp, Files};
 
 /// How a [`FileLogStore`] keeps its files.
@@ -155,13 +156,19 @@ impl FileLogStore {
         let len = framed.iter().map(Bytes::len).sum::<usize>() as u64;
         let file = self.current.file;
         let mark = vec![record::watermark(self.sequence)];
-        let ops = vec![
+        let mut ops = vec![
             FileOp::Write { file, at, parts: framed },
             FileOp::SyncData { file },
             // Written after the sync, itself not synced: it may be old, but is never ahead.
             FileOp::Write { file: self.watermark, at: 0, parts: mark },
         ];
-        self.files.run(ops).await.map_err(StorageError::io("writing the log"))?;
+        if Mutant::SyncSkipped.is_planted() {
+            ops.retain(|op| !matches!(op, FileOp::SyncData { .. }));
+        }
+        let done = self.files.run(ops).await.map_err(StorageError::io("writing the log"));
+        if !Mutant::SyncErrorIgnored.is_planted() {
+            done?;
+        }
         self.index(batch, at, number);
         self.current.offset = at + len;
         self.sequence += 1;

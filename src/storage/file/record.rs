@@ -3,6 +3,7 @@
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use crate::id::{ClusterId, GroupId, LogId, NodeId};
+use crate::mutant::Mutant;
 use crate::storage::{Base, Entry, HardState, Identity, WriteBatch};
 
 /// The payload of a record, in parts so that entries are not copied.
@@ -96,7 +97,8 @@ pub(super) fn decode(mut bytes: Bytes) -> Option<WriteBatch> {
 pub(super) fn entry(mut framed: Bytes) -> Option<Entry> {
     let len = usize::try_from(framed.try_get_u32_le().ok()?).ok()?;
     let checksum = framed.try_get_u32_le().ok()?;
-    let sound = framed.len() == len && crc32c::crc32c(&framed) == checksum;
+    let sound = crc32c::crc32c(&framed) == checksum || Mutant::ChecksumIgnored.is_planted();
+    let sound = framed.len() == len && sound;
     if sound { Entry::decode(framed).ok() } else { None }
 }
 
@@ -153,7 +155,8 @@ pub(super) fn read(segment: &Bytes, number: u64, at: usize) -> Option<(u64, Byte
         return None;
     }
     let bytes = segment.slice(payload..end);
-    let sound = checksum(len, number, sequence, std::iter::once(&bytes[..])) == found;
+    let sound = checksum(len, number, sequence, std::iter::once(&bytes[..])) == found
+        || Mutant::ChecksumIgnored.is_planted() && sequence > 0;
     sound.then_some((sequence, bytes))
 }
 

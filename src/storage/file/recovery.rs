@@ -13,6 +13,7 @@ use super::{
     segment,
 };
 use crate::id::LogId;
+use crate::mutant::Mutant;
 use crate::runtime::{FileId, FileOp, Files, OpenMode};
 use crate::storage::{LogReader as _, Recovered, StorageError, WriteBatch};
 
@@ -262,7 +263,9 @@ impl Found {
         listed: &[(String, u64)],
     ) -> Result<(), StorageError> {
         let mut ops = Vec::new();
-        if let Some(Current { file, .. }) = self.current {
+        if let Some(Current { file, .. }) = self.current
+            && !Mutant::FoundNotRewritten.is_planted()
+        {
             let (at, record) = std::mem::take(&mut self.last_record);
             let torn = usize::try_from(self.dropped_bytes).expect("a segment fits memory");
             ops.push(FileOp::Write { file, at, parts: vec![record, vec![0; torn].into()] });
