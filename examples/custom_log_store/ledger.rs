@@ -190,13 +190,12 @@ fn write(database: &Database, batch: WriteBatch) -> Result<(), StorageError> {
             entries.retain_in(first.log_id().index.., |_, _| false).map_err(failed)?;
         }
         let last = entries.last().map_err(failed)?.map(|(index, _)| index.value());
-        let mut next = last.unwrap_or(base.log_id.index) + 1;
-        for entry in batch.entries {
-            if entry.log_id().index != next {
+        let next = last.unwrap_or(base.log_id.index) + 1;
+        for (index, entry) in (next..).zip(batch.entries) {
+            if entry.log_id().index != index {
                 return Err(refused("it leaves a hole, or brings back what was compacted"));
             }
-            entries.insert(next, &entry.encode()[..]).map_err(failed)?;
-            next += 1;
+            entries.insert(index, &entry.encode()[..]).map_err(failed)?;
         }
         if let Some(hard_state) = batch.hard_state {
             facts.insert("hard state", &hard_state.encode()[..]).map_err(failed)?;

@@ -24,15 +24,29 @@
 //! kontiki::runtime_conformance!(OnSmol);
 //! ```
 //!
-//! | trait | fixture | macro |
+//! | judges a | made by a | as tests |
 //! |---|---|---|
-//! | [`Runtime`] | [`RuntimeFixture`] | [`runtime_conformance!`](crate::runtime_conformance) |
-//! | [`Net`](crate::runtime::Net) | [`NetFixture`] | [`net_conformance!`](crate::net_conformance) |
-//! | [`Files`](crate::runtime::Files) | [`FilesFixture`] | [`files_conformance!`](crate::files_conformance) |
-//! | [`Transport`](crate::transport::Transport) | [`TransportFixture`] | [`transport_conformance!`](crate::transport_conformance) |
-//! | [`LogStore`](crate::storage::LogStore) | [`LogStoreFixture`] | [`log_store_conformance!`](crate::log_store_conformance) |
-//! | [`SnapshotStore`](crate::storage::SnapshotStore) | [`SnapshotStoreFixture`] | [`snapshot_store_conformance!`](crate::snapshot_store_conformance) |
-//! | [`StateMachine`](crate::StateMachine) | [`StateMachineFixture`] | [`state_machine_conformance!`](crate::state_machine_conformance) |
+//! | [`Runtime`] | [`RuntimeFixture`] | [`runtime_conformance!`][runtimes] |
+//! | [`Net`][net-trait] | [`NetFixture`] | [`net_conformance!`][nets] |
+//! | [`Files`][files-trait] | [`FilesFixture`] | [`files_conformance!`][disks] |
+//! | [`Transport`][transport-trait] | [`TransportFixture`] | [`transport_conformance!`][wires] |
+//! | [`LogStore`][log-trait] | [`LogStoreFixture`] | [`log_store_conformance!`][logs] |
+//! | [`SnapshotStore`][stills] | [`SnapshotStoreFixture`] | [`snapshot_store_conformance!`][s] |
+//! | [`StateMachine`][machine] | [`StateMachineFixture`] | [`state_machine_conformance!`][m] |
+//!
+//! [net-trait]: crate::runtime::Net
+//! [files-trait]: crate::runtime::Files
+//! [transport-trait]: crate::transport::Transport
+//! [log-trait]: crate::storage::LogStore
+//! [stills]: crate::storage::SnapshotStore
+//! [machine]: crate::StateMachine
+//! [runtimes]: crate::runtime_conformance
+//! [nets]: crate::net_conformance
+//! [disks]: crate::files_conformance
+//! [wires]: crate::transport_conformance
+//! [logs]: crate::log_store_conformance
+//! [s]: crate::snapshot_store_conformance
+//! [m]: crate::state_machine_conformance
 //!
 //! The macro mounts tests under the names of the cases where it stands: give each fixture a module
 //! of its own.

@@ -148,7 +148,7 @@ pub(super) async fn a_cut_log_shows_nothing_that_was_not_written(fixture: Fixtur
         let Ok(found) = found(&fixture).await? else { continue };
         // Where the end is missing, older parts may be gone already, for what the end said; so this
         // need not be what was there at any one time.
-        let what = cut.map_or("gone".to_owned(), |len| format!("cut to {len} bytes"));
+        let what = cut.map_or_else(|| "gone".to_owned(), |len| format!("cut to {len} bytes"));
         let shown = written.history.invented(&found);
         ensure!(
             shown.is_none(),

@@ -75,8 +75,8 @@ kit! {
         reading_what_is_compacted_says_so,
         /// A batch of ten thousand entries, and one of eight megabytes, are batches like others.
         large_batches_are_batches_like_others,
-        /// A batch that leaves a hole, or brings back what was compacted, is refused, and nothing of
-        /// it is there.
+        /// A batch that leaves a hole, or brings back what was compacted, is refused, and nothing
+        /// of it is there.
         a_batch_that_does_not_fit_is_refused,
         /// Two openers never write the same log: the second is refused, or the first is cut off.
         two_openers_never_both_write,
@@ -120,9 +120,9 @@ async fn guarded(
 }
 
 /// How a store on [`Files`] is opened.
-type Open = dyn Fn(Arc<dyn Files>) -> BoxFuture<'static, Result<Box<dyn LogStore>, StorageError>>
-    + Send
-    + Sync;
+type Open = dyn Fn(Arc<dyn Files>) -> BoxFuture<'static, Opened> + Send + Sync;
+
+type Opened = Result<Box<dyn LogStore>, StorageError>;
 
 /// A fixture for a store on [`Files`]: everything but how it is opened is here.
 ///

@@ -93,9 +93,9 @@ async fn guarded(
 }
 
 /// How a store on [`Files`] is opened.
-type Open = dyn Fn(Arc<dyn Files>) -> BoxFuture<'static, Result<Arc<dyn SnapshotStore>, StorageError>>
-    + Send
-    + Sync;
+type Open = dyn Fn(Arc<dyn Files>) -> BoxFuture<'static, Opened> + Send + Sync;
+
+type Opened = Result<Arc<dyn SnapshotStore>, StorageError>;
 
 /// A fixture for a store on [`Files`]: everything but how it is opened is here.
 ///

@@ -58,7 +58,8 @@ pub(super) async fn the_verdict_comes_back(fixture: Fixture) -> Outcome {
             match send(&one, &two.peer(), &source).await? {
                 Err(TransportError::Refused(heard)) if heard == verdict => {}
                 other => {
-                    let heard = other.err().map_or("success".to_owned(), |error| error.to_string());
+                    let heard =
+                        other.map_or_else(|error| error.to_string(), |()| "success".to_owned());
                     return Err(Broken::new(format!(
                         "the receiver refused after {read} of {len} bytes ({verdict}), and the \
                          sender hears: {heard}"

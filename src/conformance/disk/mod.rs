@@ -1,7 +1,7 @@
 //! A disk in memory that promises exactly what [`Files`] promises, and can be asked for everything
 //! else that could have happened: a crash at any step, a failing step, a flipped bit.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,6 +10,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::channel::oneshot;
 
+mod film;
+
+use self::film::{Crashes, Projector, Step};
+pub(crate) use self::film::{Image, Survival};
 use super::lock;
 use crate::runtime::{FileId, FileOp, Files, OpenMode};
 
@@ -20,14 +24,6 @@ use crate::runtime::{FileId, FileOp, Files, OpenMode};
 #[derive(Clone, Default)]
 pub struct Disk {
     state: Arc<Mutex<State>>,
-}
-
-/// What is on a disk.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Image {
-    /// Shared until written: a crash differs from the last one in a few files.
-    nodes: BTreeMap<u64, Arc<Vec<u8>>>,
-    names: BTreeMap<String, u64>,
 }
 
 #[derive(Default)]
@@ -45,51 +41,6 @@ struct State {
     fail_at: Option<usize>,
     holding: bool,
     waiting: VecDeque<(VecDeque<FileOp>, oneshot::Sender<io::Result<()>>)>,
-}
-
-/// Something that happened to the disk.
-#[derive(Clone, Debug)]
-enum Step {
-    Create {
-        name: String,
-        node: u64,
-    },
-    Empty {
-        node: u64,
-    },
-    Remove {
-        name: String,
-    },
-    Rename {
-        from: String,
-        to: String,
-    },
-    SetLen {
-        node: u64,
-        len: usize,
-    },
-    Sync {
-        node: u64,
-    },
-    /// A sync that failed, and whose bytes the system has let go of.
-    SyncFailed {
-        node: u64,
-    },
-    SyncNames,
-    Write {
-        node: u64,
-        at: usize,
-        bytes: Bytes,
-    },
-}
-
-/// What a crash leaves of what was not synced.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Survival {
-    All,
-    /// Each sector is lost, kept or torn, and the newest names are lost, as chance decides.
-    Chance(u64),
-    Nothing,
 }
 
 impl Disk {
@@ -119,7 +70,7 @@ impl Disk {
     }
 
     /// Puts in what another disk held; whoever had opened this one is cut off.
-    pub(super) fn insert(&self, image: Image) {
+    pub(crate) fn insert(&self, image: Image) {
         let mut state = self.lock();
         let life = state.life + 1;
         let count = state.count;
@@ -127,40 +78,40 @@ impl Disk {
     }
 
     /// What is on it now, synced or not.
-    pub(super) fn image(&self) -> Image {
+    pub(crate) fn image(&self) -> Image {
         self.lock().now.clone()
     }
 
     /// Every crash that is possible: for each step the disks that it may leave behind, seen from
     /// the state before the step; the last is after all of them.
-    pub(super) fn crashes(&self) -> Crashes {
+    pub(crate) fn crashes(&self) -> Crashes {
         let (first, film) = self.film();
-        Crashes { projector: Projector::new(first), film, at: 0 }
+        Crashes::new(first, film)
     }
 
     /// How many steps there were.
-    pub(super) fn steps(&self) -> usize {
+    pub(crate) fn steps(&self) -> usize {
         self.lock().film.len()
     }
 
     /// Makes one step fail, counted from the beginning of the film. A sync that fails lets go of
     /// what it should have kept.
-    pub(super) fn fail_at(&self, step: usize) {
+    pub(crate) fn fail_at(&self, step: usize) {
         self.lock().fail_at = Some(step);
     }
 
     /// Whether the step that was to fail has come.
-    pub(super) fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.lock().fail_at.is_none()
     }
 
     /// Holds every sync back, and what was asked for behind it.
-    pub(super) fn hold_syncs(&self) {
+    pub(crate) fn hold_syncs(&self) {
         self.lock().holding = true;
     }
 
     /// Does what was held back.
-    pub(super) fn release_syncs(&self) {
+    pub(crate) fn release_syncs(&self) {
         let mut state = self.lock();
         state.holding = false;
         let waiting = std::mem::take(&mut state.waiting);
@@ -184,67 +135,6 @@ impl Disk {
 impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Disk").finish_non_exhaustive()
-    }
-}
-
-impl Image {
-    /// The files and how long they are.
-    pub(super) fn list(&self) -> Vec<(String, usize)> {
-        let len = |node| self.nodes.get(node).map_or(0, |bytes| bytes.len());
-        self.names.iter().map(|(name, node)| (name.clone(), len(node))).collect()
-    }
-
-    /// How many bytes are in files that have a name.
-    pub(super) fn used(&self) -> usize {
-        self.list().iter().map(|(_, len)| len).sum()
-    }
-
-    pub(super) fn flip(&mut self, name: &str, at: usize, bits: u8) {
-        if let Some(byte) = self.file(name).and_then(|bytes| bytes.get_mut(at)) {
-            *byte ^= bits;
-        }
-    }
-
-    pub(super) fn cut(&mut self, name: &str, len: usize) {
-        if let Some(bytes) = self.file(name) {
-            bytes.truncate(len);
-        }
-    }
-
-    pub(super) fn remove(&mut self, name: &str) {
-        self.names.remove(name);
-    }
-
-    fn file(&mut self, name: &str) -> Option<&mut Vec<u8>> {
-        let node = self.names.get(name)?;
-        self.nodes.get_mut(node).map(Arc::make_mut)
-    }
-
-    fn apply(&mut self, step: &Step) {
-        match step {
-            Step::Create { name, node } => {
-                self.nodes.insert(*node, Arc::default());
-                self.names.insert(name.clone(), *node);
-            }
-            Step::Remove { name } => drop(self.names.remove(name)),
-            Step::Rename { from, to } => {
-                if let Some(node) = self.names.remove(from) {
-                    self.names.insert(to.clone(), node);
-                }
-            }
-            Step::Empty { node } => self.node(*node).clear(),
-            Step::SetLen { node, len } => self.node(*node).resize(*len, 0),
-            Step::Write { node, at, bytes } => {
-                let (end, file) = (at + bytes.len(), self.node(*node));
-                file.resize(file.len().max(end), 0);
-                file[*at..end].copy_from_slice(bytes);
-            }
-            Step::Sync { .. } | Step::SyncFailed { .. } | Step::SyncNames => {}
-        }
-    }
-
-    fn node(&mut self, node: u64) -> &mut Vec<u8> {
-        Arc::make_mut(self.nodes.entry(node).or_default())
     }
 }
 
@@ -312,161 +202,6 @@ impl State {
         self.count += 1;
         self.open.insert(self.count, (node, mode != OpenMode::Read));
         Ok(FileId(self.count))
-    }
-}
-
-/// Every crash of a film, in order.
-pub(super) struct Crashes {
-    projector: Projector,
-    film: Vec<Step>,
-    at: usize,
-}
-
-impl Crashes {
-    /// The number of the next step, and what a crash right before it leaves; `None` after the crash
-    /// behind the last step.
-    pub(super) fn next(&mut self) -> Option<(usize, &Projector)> {
-        let at = self.at;
-        if at > self.film.len() {
-            return None;
-        }
-        if let Some(before) = at.checked_sub(1).and_then(|before| self.film.get(before)) {
-            self.projector.show(before);
-        }
-        self.at += 1;
-        Some((at, &self.projector))
-    }
-}
-
-/// What is durable at a moment of a film, and what is not yet.
-pub(super) struct Projector {
-    durable: Image,
-    now: Image,
-    /// Changes of names since they were last synced.
-    names: Vec<Step>,
-    /// What happened to each file since it was last synced.
-    dirty: BTreeMap<u64, Dirty>,
-}
-
-#[derive(Default)]
-struct Dirty {
-    sectors: BTreeSet<usize>,
-    resized: bool,
-    /// The shortest that it was: what stood behind it is gone.
-    len_min: Option<usize>,
-}
-
-impl Dirty {
-    fn cut(&mut self, len: usize) {
-        self.resized = true;
-        self.len_min = Some(self.len_min.map_or(len, |before| before.min(len)));
-    }
-
-    fn resize(&self, file: &mut Vec<u8>, len: usize) {
-        file.truncate(self.len_min.unwrap_or(usize::MAX));
-        file.resize(len, 0);
-    }
-}
-
-impl Projector {
-    fn new(first: Image) -> Self {
-        let (names, dirty) = (Vec::new(), BTreeMap::new());
-        Self { durable: first.clone(), now: first, names, dirty }
-    }
-
-    fn show(&mut self, step: &Step) {
-        match step {
-            Step::Create { node, .. } => {
-                self.durable.nodes.entry(*node).or_default();
-                self.names.push(step.clone());
-            }
-            Step::Remove { .. } | Step::Rename { .. } => self.names.push(step.clone()),
-            Step::Empty { node } => self.dirty.entry(*node).or_default().cut(0),
-            Step::SetLen { node, len } => self.dirty.entry(*node).or_default().cut(*len),
-            Step::Write { node, at, bytes } if !bytes.is_empty() => {
-                let (len, end) = (self.now.node(*node).len(), at + bytes.len());
-                let dirty = self.dirty.entry(*node).or_default();
-                dirty.sectors.extend(at / SECTOR..=(end - 1) / SECTOR);
-                dirty.resized |= end > len;
-            }
-            Step::Write { .. } => {}
-            Step::Sync { node } => self.keep(*node),
-            Step::SyncFailed { node } => drop(self.dirty.remove(node)),
-            Step::SyncNames => {
-                for step in std::mem::take(&mut self.names) {
-                    self.durable.name(&step);
-                }
-            }
-        }
-        self.now.apply(step);
-    }
-
-    /// Makes durable what was written to a file and not let go of.
-    fn keep(&mut self, node: u64) {
-        let Some(dirty) = self.dirty.remove(&node) else { return };
-        let (now, durable) = (self.now.node(node), self.durable.node(node));
-        if dirty.resized {
-            dirty.resize(durable, now.len());
-        }
-        for sector in dirty.sectors {
-            let range = sector * SECTOR..((sector + 1) * SECTOR).min(now.len()).min(durable.len());
-            if range.start < range.end {
-                durable[range.clone()].copy_from_slice(&now[range]);
-            }
-        }
-    }
-
-    /// What a crash at this moment leaves.
-    pub(super) fn crash(&self, survival: Survival) -> Image {
-        let mut after = self.durable.clone();
-        let mut dice = match survival {
-            Survival::Nothing => return after.swept(),
-            Survival::All => None,
-            Survival::Chance(seed) => Some(fastrand::Rng::with_seed(seed)),
-        };
-        let kept = dice.as_mut().map_or(self.names.len(), |dice| dice.usize(..=self.names.len()));
-        self.names[..kept].iter().for_each(|step| after.name(step));
-        for (node, dirty) in &self.dirty {
-            let Some(now) = self.now.nodes.get(node) else { continue };
-            let file = after.node(*node);
-            if dirty.resized && dice.as_mut().is_none_or(fastrand::Rng::bool) {
-                dirty.resize(file, now.len());
-            }
-            for sector in &dirty.sectors {
-                let start = sector * SECTOR;
-                let end = (start + SECTOR).min(now.len()).min(file.len());
-                if start >= end {
-                    continue;
-                }
-                let written = match &mut dice {
-                    None => end - start,
-                    Some(dice) => match dice.u8(..3) {
-                        0 => 0,
-                        1 => end - start,
-                        _ => dice.usize(..=end - start),
-                    },
-                };
-                file[start..start + written].copy_from_slice(&now[start..start + written]);
-            }
-        }
-        after.swept()
-    }
-}
-
-impl Image {
-    /// Applies a change of names alone.
-    fn name(&mut self, step: &Step) {
-        match step {
-            Step::Create { name, node } => drop(self.names.insert(name.clone(), *node)),
-            step => self.apply(step),
-        }
-    }
-
-    /// Without the files that have no name any more.
-    fn swept(mut self) -> Self {
-        let named: BTreeSet<u64> = self.names.values().copied().collect();
-        self.nodes.retain(|node, _| named.contains(node));
-        self
     }
 }
 
@@ -560,5 +295,3 @@ impl fmt::Debug for DiskFiles {
         write!(f, "DiskFiles({})", self.number)
     }
 }
-
-const SECTOR: usize = 512;
