@@ -249,7 +249,9 @@ impl Cluster {
 
     fn failed_to_start(&self, n: u64, error: &StartError) {
         let id = self.id(n);
-        if !self.judge.is_damaged(id) && !self.disk_failed(n) {
+        // A disk that fails may keep a server from starting, but must not leave damage behind.
+        let corrupt = matches!(error, StartError::Storage(StorageError::Corrupt { .. }));
+        if !self.judge.is_damaged(id) && (corrupt || !self.disk_failed(n)) {
             let what = format!("server {id} does not start: {error}");
             return self.judge.violated(Invariant::NoPanic, what);
         }

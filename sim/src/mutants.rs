@@ -19,6 +19,7 @@ use Invariant::{
 };
 use Kind::{
     AimedCrash, BitFlip, Crash, DiskFailure, Membership, Message, Partition, Pause, SlowDisk,
+    Transfer, Wipe,
 };
 
 #[rustfmt::skip]
@@ -32,7 +33,7 @@ const HUNTS: [Hunt; 15] = [
     hunt(Mutant::MisdirectedTakenIn, &[NoPanic, DurableBeforeAck, VoteDurable], Objects, &[Message, Crash, Partition], 300),
     hunt(Mutant::ReadBeforeApplied, &[Linearizable], Objects, &[Partition, Crash], 50),
     hunt(Mutant::ReadWithoutRound, &[ReadIndexFresh, Linearizable], Objects, &[Partition, Pause], 300),
-    hunt(Mutant::ReplacedAcknowledged, &[DurableBeforeAck], Objects, &[Partition, Message, SlowDisk, Pause], 3_000),
+    hunt(Mutant::ReplacedAcknowledged, &[DurableBeforeAck], Objects, &[AimedCrash, Crash, Message, Partition, Pause, SlowDisk, Transfer, Wipe], 3_000),
     hunt(Mutant::SnapshotLossUnreported, &[Progress], Objects, &[Partition, Crash, Message], 1_000),
     hunt(Mutant::SyncErrorIgnored, &[DurableBeforeAck, NoPanic], Bytes, &[DiskFailure, Crash], 100),
     hunt(Mutant::SyncSkipped, &[DurableBeforeAck, VoteDurable, NoPanic], Bytes, &[Crash], 20),
