@@ -44,9 +44,9 @@ pub type BoxFuture<'a, T = ()> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 ///
 /// # To implement
 ///
-/// Forty lines on most runtimes: `docs/writing-a-runtime.md` has one, and the conformance kit of the
-/// `conformance` feature judges it. Nothing may block, except inside `spawn_blocking`. Every method
-/// may be called from any thread, also one that the runtime does not know.
+/// Forty lines on most runtimes: `docs/writing-a-runtime.md` has one, and the kit of the feature
+/// `conformance` judges it. Nothing may block, except inside `spawn_blocking`. Every method may be
+/// called from any thread, also one that the runtime does not know.
 pub trait Runtime: Debug + Send + Sync + 'static {
     /// Drives `task` to completion in the background, never inside of this call; nobody waits for
     /// it, and it is never cancelled while the runtime lives.
@@ -62,8 +62,8 @@ pub trait Runtime: Debug + Send + Sync + 'static {
     /// polled; the future ends when the work has ended.
     ///
     /// For short jobs only, never for a loop: a runtime may have few threads for it. Dropping the
-    /// future does not stop what has begun. A panic of `work` may
-    /// leave the future pending for ever or be passed on, but must not end the process.
+    /// future does not stop what has begun. A panic of `work` may leave the future pending for ever
+    /// or be passed on, but must not end the process.
     fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static>;
 
     /// The current wall-clock time; only ever shown to people, never compared.

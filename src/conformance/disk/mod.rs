@@ -19,8 +19,8 @@ use crate::runtime::{FileId, FileOp, Files, OpenMode};
 
 /// A disk with one directory. A clone is the same disk.
 ///
-/// It keeps a film of every step since it was last [`insert`](Self::insert)ed, of which the kits
-/// make every crash.
+/// It keeps a film of every step since it was made or last crashed, of which the kits make every
+/// crash that was possible.
 #[derive(Clone, Default)]
 pub struct Disk {
     state: Arc<Mutex<State>>,

@@ -1,4 +1,4 @@
-//! The kit for [`LogStore`](crate::storage::LogStore): the log, the hard state, the identity.
+//! The kit for [`LogStore`]: the log, the hard state, the identity.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The kit for [`SnapshotStore`](crate::storage::SnapshotStore).
+//! The kit for [`SnapshotStore`].
 
 use std::sync::{Arc, Mutex};
 
