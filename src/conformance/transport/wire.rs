@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::try_join_all;
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::proxy::{Mishap, Proxy};
 use super::recorder::{End, Source, Taking};
@@ -62,10 +62,8 @@ pub(super) async fn flipped_bits_are_never_delivered(fixture: Fixture) -> Outcom
     let Some(net) = fixture.net() else { return not_applicable(NO_WIRE) };
     let places: Vec<usize> = (0..300).step_by(7).chain((300..900).step_by(60)).collect();
     // Several at once: what a flipped bit makes longer than it is, is waited for.
-    for some in places.chunks(16) {
-        let tries = some.iter().map(|&place| one_flipped_bit(&fixture, &net, place));
-        try_join_all(tries).await?;
-    }
+    let tries = stream::iter(places).map(|place| one_flipped_bit(&fixture, &net, place));
+    tries.buffer_unordered(16).try_collect::<()>().await?;
     KEPT
 }
 
