@@ -38,6 +38,14 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+#[cfg(doctest)]
+#[doc = include_str!("../docs/writing-a-runtime.md")]
+struct WritingARuntime;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/writing-a-transport.md")]
+struct WritingATransport;
+
 mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
