@@ -10,9 +10,10 @@ use kontiki::conformance::log_store::CASES;
 use kontiki::conformance::{Fixture, LogOnDisk, LogStoreFixture};
 use kontiki::runtime::{FileId, FileOp, Files, OpenMode};
 use kontiki::storage::{
-    Entry, FileLogStore, FileStoreConfig, LogReader, LogStore, MemoryLogStore, Recovered,
-    StorageError, WriteBatch,
+    Entry, FileLogStore, FileStoreConfig, HardState, Identity, LogReader, LogStore, MemoryLogStore,
+    Recovered, StorageError, WriteBatch,
 };
+use kontiki::{ClusterId, GroupId};
 
 use super::{breaks, breaks_only};
 
@@ -221,6 +222,34 @@ fn a_store_that_reports_each_term_at_its_end() {
         || on_disk(None, bent::<AtItsEnd>),
         &[("runs_of_terms_are_reported", "its runs of terms")],
     );
+}
+
+#[test]
+fn a_store_that_keeps_no_vote() {
+    struct NoVote;
+    impl Defect for NoVote {
+        fn recovered(recovered: &mut Recovered) {
+            let (term, commit) = (recovered.hard_state.term(), recovered.hard_state.commit());
+            recovered.hard_state = HardState::new(term, None, commit);
+        }
+    }
+    breaks(
+        CASES,
+        || on_disk(None, bent::<NoVote>),
+        &[("the_last_hard_state_counts", "hard state")],
+    );
+}
+
+#[test]
+fn a_store_that_is_never_empty() {
+    struct Filled;
+    impl Defect for Filled {
+        fn recovered(recovered: &mut Recovered) {
+            let ours = Identity { cluster: ClusterId::NIL, node: 1.into(), group: GroupId(0) };
+            recovered.identity.get_or_insert(ours);
+        }
+    }
+    breaks(CASES, || on_disk(None, bent::<Filled>), &[("a_new_store_is_empty", "its identity")]);
 }
 
 #[test]

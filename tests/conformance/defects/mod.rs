@@ -1,9 +1,11 @@
 //! Things with a defect, which the kits must catch: by the case that is named for the promise they
 //! break.
 
+mod disks;
 mod logs;
 mod machines;
 mod naive;
+mod naive_log;
 mod runtimes;
 mod snapshots;
 mod transports;
