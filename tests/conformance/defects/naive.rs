@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use futures::io::{AsyncReadExt as _, AsyncWriteExt as _, Cursor};
+use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use kontiki::GroupId;
 use kontiki::runtime::sim::SimProcess;
 use kontiki::runtime::{BoxStream, ByteReader, Net as _, Runtime as _};
@@ -54,11 +54,10 @@ async fn serve(
         inbox.deliver(message);
         return Ok(());
     }
-    let mut body = Vec::new();
-    stream.read_to_end(&mut body).await?;
-    let verdict = inbox.receive_stream(message, Box::pin(Cursor::new(body))).await;
-    stream.write_all(&[u8::from(verdict.is_err())]).await?;
-    stream.close().await
+    let (body, mut answer) = stream.split();
+    let verdict = inbox.receive_stream(message, Box::pin(body)).await;
+    answer.write_all(&[u8::from(verdict.is_err())]).await?;
+    answer.close().await
 }
 
 fn framed(kind: u8, message: &Message) -> Vec<u8> {

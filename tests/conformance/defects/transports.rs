@@ -1,19 +1,20 @@
 //! Transports with a defect.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use futures::io::{AsyncRead, AsyncReadExt as _, Cursor};
-use kontiki::GroupId;
 use kontiki::conformance::transport::CASES;
 use kontiki::conformance::{Broken, Fixture, Server, TransportFixture};
 use kontiki::runtime::sim::Sim;
 use kontiki::runtime::{BoxFuture, ByteReader, Net, Runtime};
 use kontiki::transport::{Inbox, Message, Peer, Transport, TransportError};
+use kontiki::{GroupId, NodeId};
 use kontiki_transport_memory::Network;
 
 use super::breaks;
@@ -22,29 +23,85 @@ use crate::transports::run_in;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Flaw {
+    AttachesOnce,
+    CountsWrong,
+    DetachesAll,
     DropsSilently,
     EndsWhereItBreaks,
     ForgetsToDetach,
+    Garbles,
     HoldsStreams,
+    MixesGroups,
+    MixesStreams,
+    NeverAgain,
+    NoBlanks,
+    OnlyByName,
+    OnlyShort,
     Optimist,
     Reorders,
+    StreamsHoldUp,
     Twice,
     WhoeverIsThere,
 }
 
-struct Bent(Flaw, Arc<dyn Transport>);
+struct Bent(Flaw, Arc<dyn Transport>, Mutex<Memory>);
+
+#[derive(Default)]
+struct Memory {
+    attached: BTreeSet<GroupId>,
+    disconnected: BTreeSet<NodeId>,
+    stream: Option<Vec<u8>>,
+    streaming: bool,
+}
+
+/// The same message in another group, and with another payload.
+fn changed(message: &Message, group: GroupId, change: fn(&mut Vec<u8>)) -> Message {
+    let mut payload = message.probe_payload().cloned().unwrap_or_default().to_vec();
+    change(&mut payload);
+    let to = message.to().unwrap();
+    Message::probe(message.cluster(), group, message.from(), to, payload.into())
+}
+
+fn unreachable() -> TransportError {
+    TransportError::Unreachable { reason: "a flaw".to_owned() }
+}
 
 #[async_trait]
 impl Transport for Bent {
     fn attach(&self, inbox: Arc<dyn Inbox>) {
-        self.1.attach(inbox);
+        let first = self.2.lock().unwrap().attached.insert(inbox.local().group);
+        if first || self.0 != Flaw::AttachesOnce {
+            self.1.attach(inbox);
+        }
     }
 
     fn send(&self, peer: &Peer, message: Message) -> Result<(), TransportError> {
+        let (bytes, group) = (message.encode().len() as u64, message.group());
+        let lost = match (self.0, peer.id) {
+            (Flaw::NeverAgain, Some(id)) => self.2.lock().unwrap().disconnected.contains(&id),
+            (Flaw::NoBlanks, _) => message.cluster().is_nil(),
+            (Flaw::OnlyByName, None) => true,
+            (Flaw::StreamsHoldUp, _) => self.2.lock().unwrap().streaming,
+            _ => false,
+        };
+        if lost {
+            return Err(unreachable());
+        }
         match self.0 {
             Flaw::DropsSilently => {
                 let _ = self.1.send(peer, message);
                 Ok(())
+            }
+            Flaw::CountsWrong if bytes > 16 << 20 => {
+                Err(TransportError::TooLarge { bytes: 1, bytes_max: 16 << 20 })
+            }
+            Flaw::OnlyShort if bytes > 64 << 10 => {
+                Err(TransportError::TooLarge { bytes, bytes_max: 64 << 10 })
+            }
+            Flaw::Garbles => self.1.send(peer, changed(&message, group, |bytes| bytes.reverse())),
+            Flaw::MixesGroups => {
+                let _ = self.1.send(peer, changed(&message, GroupId(0), |_| {}));
+                self.1.send(peer, message)
             }
             Flaw::Twice => {
                 let _ = self.1.send(peer, message.clone());
@@ -85,14 +142,31 @@ impl Transport for Bent {
                 }
                 Box::pin(Cursor::new(bytes))
             }
+            Flaw::MixesStreams => {
+                let mut bytes = Vec::new();
+                body.read_to_end(&mut bytes).await.unwrap();
+                // Whatever came first.
+                let bytes = self.2.lock().unwrap().stream.get_or_insert(bytes).clone();
+                Box::pin(Cursor::new(bytes))
+            }
             Flaw::EndsWhereItBreaks => Box::pin(EndsWhereItBreaks(body)),
             _ => body,
         };
+        self.2.lock().unwrap().streaming = true;
         let sent = self.1.send_stream(peer, head, body).await;
+        self.2.lock().unwrap().streaming = false;
         if self.0 == Flaw::Optimist { Ok(()) } else { sent }
     }
 
+    fn disconnect(&self, group: GroupId, peer: NodeId) {
+        self.2.lock().unwrap().disconnected.insert(peer);
+        self.1.disconnect(group, peer);
+    }
+
     async fn detach(&self, group: GroupId) {
+        if self.0 == Flaw::DetachesAll {
+            self.1.detach(GroupId(7)).await;
+        }
         if self.0 != Flaw::ForgetsToDetach {
             self.1.detach(group).await;
         }
@@ -151,7 +225,8 @@ impl TransportFixture for World {
 
     async fn server(&self) -> Server {
         let address = format!("server-{}", self.count.fetch_add(1, Ordering::SeqCst));
-        let transport = Arc::new(Bent(self.flaw, self.network.endpoint(&address)));
+        let transport = self.network.endpoint(&address);
+        let transport = Arc::new(Bent(self.flaw, transport, Mutex::default()));
         Server { transport, address }
     }
 
@@ -163,9 +238,22 @@ impl TransportFixture for World {
 #[test]
 fn each_flaw_is_caught_by_the_promise_it_breaks() {
     for (flaw, name, how) in [
+        (Flaw::AttachesOnce, "a_group_can_be_attached_again", "the arrival"),
+        (Flaw::CountsWrong, "a_message_that_is_too_long_is_refused", "refused as 1 over"),
+        (Flaw::DetachesAll, "detaching_leaves_other_groups_alone", ""),
         (Flaw::DropsSilently, "nobody_there_is_said", "the report that nobody is there"),
         (Flaw::EndsWhereItBreaks, "a_stream_whose_source_fails_is_no_stream", "counts as sent"),
         (Flaw::ForgetsToDetach, "detaching_lets_go_of_the_inbox", "still holds the inbox"),
+        (Flaw::ForgetsToDetach, "detaching_ends_streams", "still holds the inbox"),
+        (Flaw::Garbles, "a_message_arrives_as_it_was_sent", "the arrival"),
+        (Flaw::MixesGroups, "groups_do_not_mix", "of another group"),
+        (Flaw::MixesGroups, "a_group_that_is_not_there_gets_nothing", "delivered to another"),
+        (Flaw::MixesStreams, "streams_do_not_mix", "with bytes of another"),
+        (Flaw::NeverAgain, "a_disconnected_server_can_be_sent_to_again", "the arrival"),
+        (Flaw::NoBlanks, "a_blank_server_is_let_in", "the arrival"),
+        (Flaw::OnlyByName, "whoever_answers_gets_what_is_for_anybody", "the arrival"),
+        (Flaw::OnlyShort, "a_long_message_arrives", "the arrival"),
+        (Flaw::StreamsHoldUp, "messages_pass_a_stream_that_stands_still", "the arrival"),
         (Flaw::HoldsStreams, "a_stream_is_not_held_in_memory", "ahead of these"),
         (Flaw::Optimist, "the_verdict_comes_back", "the sender hears: success"),
         (Flaw::Optimist, "a_stream_to_the_wrong_one_is_refused", "counts as taken"),
@@ -224,6 +312,9 @@ fn a_naive_transport_is_caught_on_the_wire() {
         fixture,
         &[
             ("another_cluster_is_refused", "which the inbox does not accept"),
+            ("a_damaged_verdict_is_not_success", "and it is success"),
+            ("a_connection_that_stands_still_is_given_up", "stands still"),
+            ("a_stream_that_is_let_go_of_is_no_stream", "taken for whole"),
             ("a_silent_connection_is_closed", "the end of a silent connection"),
             ("flipped_bits_are_never_delivered", "is flipped"),
             ("a_stream_that_is_cut_off_is_no_stream", "cut off"),
