@@ -8,6 +8,7 @@ mod naive;
 mod naive_log;
 mod runtimes;
 mod snapshots;
+mod sockets;
 mod transports;
 
 use std::sync::Arc;

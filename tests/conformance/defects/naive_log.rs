@@ -63,7 +63,7 @@ impl LogStore for NaiveLog {
         let mut records: Vec<Bytes> = batch.entries.iter().map(Entry::encode).collect();
         records.extend(batch.hard_state.map(|state| Bytes::copy_from_slice(&state.encode())));
         for record in records {
-            let parts = vec![Bytes::copy_from_slice(&(record.len() as u16).to_le_bytes()), record];
+            let parts = [Bytes::copy_from_slice(&(record.len() as u16).to_le_bytes()), record];
             let bytes: Bytes = parts.concat().into();
             let (len, file) = (bytes.len() as u64, self.file);
             let write = FileOp::Write { file, at: self.end, parts: vec![bytes.clone()] };

@@ -1,21 +1,17 @@
-//! Runtimes and sockets with a defect.
+//! Runtimes with a defect.
 
-use std::collections::VecDeque;
 use std::future::Future;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use futures::io::{AsyncRead, AsyncWrite};
-use kontiki::conformance::{self, Broken, Fixture, NetFixture, RuntimeFixture};
+use kontiki::conformance::{self, Broken, Fixture, RuntimeFixture};
 use kontiki::runtime::sim::Sim;
-use kontiki::runtime::{BoxFuture, BoxStream, Listener, Net, Runtime, Smol, Timer};
+use kontiki::runtime::{BoxFuture, Runtime, Smol, Timer};
 
 use super::breaks;
 use crate::transports::run_in;
@@ -251,126 +247,3 @@ fn each_flaw_that_makes_others_wait_is_caught_by_the_promise_it_breaks() {
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Leak {
-    ClosesBoth,
-    ForgetsItsPort,
-    KeepsListeners,
-    Swaps,
-}
-
-#[derive(Debug)]
-struct Leaky(Leak);
-
-/// Listeners that were dropped, and live on.
-static KEPT: Mutex<Vec<Box<dyn Listener>>> = Mutex::new(Vec::new());
-
-#[async_trait]
-impl Net for Leaky {
-    async fn dial(&self, address: &str) -> io::Result<BoxStream> {
-        let stream = Smol::new().dial(address).await?;
-        Ok(Box::new(LeakyStream { leak: self.0, stream, closed: false, held: VecDeque::new() }))
-    }
-
-    async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
-        let listener = Smol::new().listen(address).await?;
-        Ok(Box::new(LeakyListener(self.0, Some(listener))))
-    }
-}
-
-struct LeakyListener(Leak, Option<Box<dyn Listener>>);
-
-#[async_trait]
-impl Listener for LeakyListener {
-    async fn accept(&mut self) -> io::Result<(BoxStream, String)> {
-        self.1.as_mut().unwrap().accept().await
-    }
-
-    fn local_address(&self) -> io::Result<String> {
-        match self.0 {
-            Leak::ForgetsItsPort => Ok("127.0.0.1:0".to_owned()),
-            _ => self.1.as_ref().unwrap().local_address(),
-        }
-    }
-}
-
-impl Drop for LeakyListener {
-    fn drop(&mut self) {
-        if self.0 == Leak::KeepsListeners {
-            KEPT.lock().unwrap().extend(self.1.take());
-        }
-    }
-}
-
-struct LeakyStream {
-    leak: Leak,
-    stream: BoxStream,
-    closed: bool,
-    held: VecDeque<u8>,
-}
-
-impl AsyncRead for LeakyStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        if self.closed && self.leak == Leak::ClosesBoth {
-            return Poll::Ready(Ok(0));
-        }
-        Pin::new(&mut self.stream).poll_read(cx, into)
-    }
-}
-
-impl AsyncWrite for LeakyStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if self.leak != Leak::Swaps || bytes.len() < 2 {
-            return Pin::new(&mut self.stream).poll_write(cx, bytes);
-        }
-        // Two neighbours change places.
-        self.held.extend([bytes[1], bytes[0]]);
-        let two: Vec<u8> = self.held.drain(..).collect();
-        Pin::new(&mut self.stream).poll_write(cx, &two)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.closed = true;
-        Pin::new(&mut self.stream).poll_close(cx)
-    }
-}
-
-struct OnLeaky(Leak);
-
-impl Fixture for OnLeaky {}
-
-impl NetFixture for OnLeaky {
-    fn net(&self) -> Arc<dyn Net> {
-        Arc::new(Leaky(self.0))
-    }
-
-    fn runtime(&self) -> Arc<dyn Runtime> {
-        Arc::new(Smol::new())
-    }
-}
-
-#[test]
-fn each_flaw_of_sockets_is_caught_by_the_promise_it_breaks() {
-    for (leak, name, how) in [
-        (Leak::ClosesBoth, "closing_ends_the_writing_half_alone", "not the answer"),
-        (Leak::ForgetsItsPort, "port_0_takes_a_free_port", "real port"),
-        (Leak::KeepsListeners, "a_dropped_listener_frees_its_address", "listening where"),
-        (Leak::Swaps, "bytes_arrive_in_order", "others arrived"),
-    ] {
-        let cases = conformance::net::CASES;
-        breaks(cases, || Arc::new(OnLeaky(leak)) as Arc<dyn NetFixture>, &[(name, how)]);
-    }
-}
