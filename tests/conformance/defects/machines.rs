@@ -24,6 +24,8 @@ enum Flaw {
     Merges,
     None,
     OwnSalt,
+    RefusesNothing,
+    RestoresHalf,
     SnapshotsCount,
     WritesItsSalt,
 }
@@ -79,8 +81,11 @@ impl StateMachine for Machine {
         if self.flaw != Flaw::HidesABrokenSnapshot {
             read?;
         }
-        if self.flaw == Flaw::WritesItsSalt {
-            bytes.truncate(bytes.len().saturating_sub(8));
+        match self.flaw {
+            Flaw::RefusesNothing if bytes.is_empty() => return Err("there is nothing".into()),
+            Flaw::RestoresHalf => bytes.truncate(bytes.len() / 2),
+            Flaw::WritesItsSalt => bytes.truncate(bytes.len().saturating_sub(8)),
+            _ => {}
         }
         let mut all = self.all.lock().unwrap();
         if self.flaw != Flaw::Merges {
@@ -137,6 +142,8 @@ fn each_flaw_is_caught_by_the_promise_it_breaks() {
         (Flaw::HidesABrokenSnapshot, "a_broken_snapshot_is_an_error", "was restored"),
         (Flaw::Merges, "restoring_replaces_everything", "another snapshot"),
         (Flaw::OwnSalt, "replicas_give_the_same_answers", "replica 2 answers command 1"),
+        (Flaw::RefusesNothing, "an_empty_state_can_be_restored", "there is nothing"),
+        (Flaw::RestoresHalf, "a_restored_state_is_the_captured_one", "another snapshot"),
         (Flaw::SnapshotsCount, "taking_a_snapshot_changes_nothing", "another snapshot"),
         (Flaw::WritesItsSalt, "replicas_write_the_same_snapshot", "different snapshots"),
     ] {
