@@ -23,6 +23,8 @@
 //! - `tower`: the mount for axum and everything else that takes tower services.
 //! - `mutants`: defects to be planted on purpose; for the simulator, never for a release.
 //! - `operator`: Nomad's Raft operator HTTP API.
+//! - `conformance`: kits that judge your own runtime, sockets, disk, transport, stores and state
+//!   machine.
 //! - `fuzzing`: inner parts for this repository's fuzz targets, without any promise.
 //!
 //! # Limits
@@ -37,7 +39,17 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+#[cfg(doctest)]
+#[doc = include_str!("../docs/writing-a-runtime.md")]
+struct WritingARuntime;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/writing-a-transport.md")]
+struct WritingATransport;
+
 mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod driver;
 mod error;
 #[cfg(feature = "fuzzing")]

@@ -329,6 +329,38 @@ fn the_tests_of_pitfalls_exist() {
     assert_eq!(bad_pitfalls(table, |_| source.to_owned()), expected);
 }
 
+/// Without white space, comments and attributes, so that only the words count.
+fn bare(code: &str) -> String {
+    let lines = code.lines().map(|line| line.split("//").next().unwrap_or_default().trim());
+    let words: String = lines.filter(|line| !line.starts_with("#[")).collect();
+    words.replace(char::is_whitespace, "").replace(",)", ")").replace(",}", "}")
+}
+
+/// Declarations in the blocks of a page that are not those of the source.
+fn stale_declarations(page: &str, source: &str) -> Vec<String> {
+    let source = bare(source);
+    let blocks = page.split("```rust,no_run\n").skip(1);
+    let blocks = blocks.map(|block| bare(block.split("```").next().unwrap_or_default()));
+    // A signature without what follows it: its body, or the end of the declaration.
+    let parts = blocks
+        .flat_map(|block| block.split([';', '{', '}']).map(str::to_owned).collect::<Vec<_>>());
+    parts.filter(|part| !part.starts_with("use") && !source.contains(part.as_str())).collect()
+}
+
+#[test]
+fn declarations_in_the_docs_are_those_of_the_source() {
+    let sources = sources(&["src/runtime", "src/transport"], ".rs");
+    let source: Vec<&str> = sources.iter().map(|(_, text)| text.as_str()).collect();
+    let source = source.join("\n");
+    let pages = crate::sources(&["docs"], ".md").into_iter();
+    let pages = pages.filter(|(path, _)| path.to_string_lossy().contains("writing-a-"));
+    each(pages.collect(), |_, text| stale_declarations(text, &source));
+    let page = "```rust,no_run\npub trait Net {\n    fn dial(&self, port: u16);\n}\n```";
+    assert_eq!(stale_declarations(page, "pub trait Net { fn dial(&self, port: u16); }"), [""; 0]);
+    let stale = stale_declarations(page, "pub trait Net { fn dial(&self, address: &str); }");
+    assert_eq!(stale, ["fndial(&self,port:u16)"]);
+}
+
 #[test]
 fn the_project_speaks_of_itself_alone() {
     let elsewhere = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/tmp", "/kw")];

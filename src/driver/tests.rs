@@ -3,6 +3,7 @@
 mod answers;
 mod changes;
 mod ends;
+mod gate;
 mod installs;
 mod limits;
 mod requests;

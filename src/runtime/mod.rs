@@ -44,12 +44,12 @@ pub type BoxFuture<'a, T = ()> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 ///
 /// # To implement
 ///
-/// Forty lines on most runtimes; `src/runtime/smol.rs` is one to copy. Nothing may block, except
-/// inside `spawn_blocking`. Every method may be called from any thread, also one that the runtime
-/// does not know.
+/// Forty lines on most runtimes: `docs/writing-a-runtime.md` has one, and the kit of the feature
+/// `conformance` judges it. Nothing may block, except inside `spawn_blocking`. Every method may be
+/// called from any thread, also one that the runtime does not know.
 pub trait Runtime: Debug + Send + Sync + 'static {
-    /// Drives `task` to completion in the background; nobody waits for it, and it is never
-    /// cancelled while the runtime lives.
+    /// Drives `task` to completion in the background, never inside of this call; nobody waits for
+    /// it, and it is never cancelled while the runtime lives.
     fn spawn(&self, task: BoxFuture<'static>);
 
     /// The current instant of the monotonic clock.
@@ -58,11 +58,12 @@ pub trait Runtime: Debug + Send + Sync + 'static {
     /// A timer that completes at `deadline`, never before, and at once if that has passed.
     fn timer(&self, deadline: Instant) -> Pin<Box<dyn Timer>>;
 
-    /// Runs `work` where blocking is allowed; the future ends when it has ended.
+    /// Runs `work` where blocking is allowed, and begins at once, not only when the future is
+    /// polled; the future ends when the work has ended.
     ///
     /// For short jobs only, never for a loop: a runtime may have few threads for it. Dropping the
-    /// future does not stop what has begun. A panic of `work` may
-    /// leave the future pending for ever or be passed on, but must not end the process.
+    /// future does not stop what has begun. A panic of `work` may leave the future pending for ever
+    /// or be passed on, but must not end the process.
     fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static>;
 
     /// The current wall-clock time; only ever shown to people, never compared.

@@ -322,21 +322,6 @@ mod tests {
     }
 
     #[test]
-    fn reads_stop_at_the_limit_but_give_at_least_one() {
-        let mut store = MemoryLogStore::new();
-        block_on(store.write(batch(1, 5, true))).unwrap();
-        let reader = store.reader();
-        let count = |range, bytes| block_on(reader.read(range, bytes)).unwrap().len();
-        assert_eq!((count(2..5, 0), count(2..5, 44), count(2..5, 1000)), (1, 2, 3));
-        let base = Base { log_id: LogId { term: 1, index: 3 }, system: Bytes::new() };
-        let compact = WriteBatch { compact_to: Some(base), sync: true, ..WriteBatch::default() };
-        block_on(store.write(compact)).unwrap();
-        let behind = block_on(reader.read(3..5, 1000));
-        assert!(matches!(behind, Err(StorageError::Compacted { first: 4 })));
-        assert_eq!(block_on(reader.read(4..6, 1000)).unwrap().len(), 2);
-    }
-
-    #[test]
     fn a_failed_write_is_final() {
         let mut store = MemoryLogStore::new();
         store.fail_next_write();

@@ -166,8 +166,9 @@ pub struct Recovered {
 ///
 /// # To implement
 ///
-/// A snapshot is durable when `commit` returns and not there at all before. Files left behind by a
-/// crash are removed.
+/// A snapshot is durable when `commit` returns and not there at all before. Several may be written
+/// at once, also of the same place. Files left behind by a crash are removed when the store is
+/// opened, and those of a sink that was dropped when the next one is begun, at the latest.
 #[async_trait]
 pub trait SnapshotStore: Debug + Send + Sync + 'static {
     /// Begins a snapshot; `meta.size_bytes` is a hint here. One of the same `log_id` is replaced on

@@ -25,7 +25,9 @@ pub use self::message::{DecodeError, Frame, Glance, Message, RaftKind};
 /// `send` queues or drops, and says which; it is called by the task that also sends heartbeats, so
 /// a slow peer must never hold it up. The address comes with each call; a transport keeps no
 /// directory. What arrives goes into the [`Inbox`] of its group. Loss, delay, duplication and
-/// reordering are all allowed; damage is not: check what you receive.
+/// reordering are all allowed; damage is not: check what you receive. Whom [`Inbox::accepts`] does
+/// not accept, nothing is delivered of. `docs/writing-a-transport.md` goes through it step by step,
+/// and the conformance kit of the `conformance` feature judges the outcome.
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {
     /// Looks, before a node starts, whether it can rely on this transport: that others can reach
@@ -51,6 +53,9 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Sends `head` and all of `body` to `peer`, on a path of its own; returns with the receiver's
     /// verdict. It must end, also if the peer stops reading: until then the peer gets nothing else.
+    ///
+    /// If `body` fails, the connection breaks, or this future is dropped, the receiver's reader
+    /// fails: a beginning is never taken for the whole. No more of `body` is held than a little.
     async fn send_stream(
         &self,
         peer: &Peer,
@@ -64,8 +69,9 @@ pub trait Transport: Send + Sync + 'static {
         let _ = (group, peer);
     }
 
-    /// Ends what [`attach`](Self::attach) began; when it returns, no task of this group runs and
-    /// nothing is delivered any more.
+    /// Ends what [`attach`](Self::attach) began, streams of the group in both directions too; when
+    /// it returns, no task of this group runs, nothing holds its inbox, and nothing is delivered
+    /// any more.
     async fn detach(&self, group: GroupId);
 }
 

@@ -6,6 +6,7 @@ mod crash;
 mod fuzz;
 mod instructions;
 mod kv;
+mod nightly;
 mod server;
 mod sim;
 mod steps;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         ["crash", ref options @ ..] => crash::run(options),
         ["fuzz", ref options @ ..] if !options.is_empty() => fuzz::pass_on(options),
         ["mutants", ref options @ ..] if !options.is_empty() => sim::mutants(options),
+        ["nightly", ref names @ ..] => nightly::run(names),
         ["sim", ref options @ ..] if !options.is_empty() => sim::pass_on(options),
         ["instructions", "--write"] => instructions::write(),
         [step] if steps::STEPS.iter().any(|(name, _)| *name == step) => steps::one(step),
@@ -45,7 +47,7 @@ fn main() -> ExitCode {
 
 fn usage() -> String {
     let steps: Vec<&str> = steps::STEPS.iter().map(|(name, _)| *name).collect();
-    let others = "check | chaos [--seed N] … (Linux) | bench [ROUNDS [SECONDS]] \
+    let others = "check | nightly [PART …] | chaos [--seed N] … (Linux) | bench [ROUNDS [SECONDS]] \
                   | crash [--cycles N] [--seed N]";
     let sim = "sim seeds|replay|show|shrink … | mutants --fresh [--only NAME] [--record]";
     let fuzz = "fuzz [--seconds N] [--inputs N] [--seed N] [--target NAME] | fuzz replay|seeds …";

@@ -36,7 +36,24 @@ pub(crate) fn one(name: &str) -> Result<(), String> {
 pub(crate) fn check() -> Result<(), String> {
     let mut now = STEPS.iter().filter(|(name, _)| !BY_NAME.contains(name));
     now.try_for_each(|(name, _)| one(name))?;
-    crate::crash::run(&["--cycles", "20"])
+    crate::crash::run(&["--cycles", "20"])?;
+    chaos(&["--kills", "10", "--power-cuts", "50"])
+}
+
+/// In CI the machine must be one that can do what is required; a person may have another.
+#[cfg(target_os = "linux")]
+pub(crate) fn chaos(options: &[&str]) -> Result<(), String> {
+    let mut options = options.to_vec();
+    if std::env::var_os("CI").is_none() {
+        options.push("--skip-missing");
+    }
+    crate::chaos::run(&options)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn chaos(_: &[&str]) -> Result<(), String> {
+    println!("== chaos: skipped: it needs Linux");
+    Ok(())
 }
 
 fn fmt() -> Result<(), String> {

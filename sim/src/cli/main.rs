@@ -2,6 +2,8 @@
 
 mod dark;
 #[cfg(feature = "mutants")]
+mod hunts;
+#[cfg(feature = "mutants")]
 mod mutants;
 mod processor;
 mod seeds;

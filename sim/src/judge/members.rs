@@ -147,7 +147,8 @@ impl State {
         let least = newest.map_or(0, |(&index, _)| index);
         self.check(Invariant::MembershipSafety, (least..=status.commit).contains(&index), || {
             format!(
-                "server {id} has the membership of {index}, with {} applied and {} committed, and there is one of {least}",
+                "server {id} has the membership of {index}, with {} applied and {} \
+                 committed, and there is one of {least}",
                 status.applied, status.commit
             )
         });

@@ -4,12 +4,13 @@
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::gate::{Gate, lock};
 use crate::config::Config;
 use crate::id::{ClusterId, GroupId, LogId, NodeId};
 use crate::membership::Member;
@@ -80,40 +81,6 @@ pub(super) struct Wire {
     pub(super) streams: Gate,
     /// The longest message it says that it carries.
     bytes_max: Option<u64>,
-}
-
-/// Something that the test may hold up: whoever passes waits while it is shut.
-#[derive(Clone, Default)]
-pub(super) struct Gate(Arc<Mutex<Held>>);
-
-#[derive(Default)]
-struct Held {
-    shut: bool,
-    waiting: Vec<Waker>,
-}
-
-impl Gate {
-    pub(super) fn shut(&self) {
-        lock(&self.0).shut = true;
-    }
-
-    pub(super) fn open(&self) {
-        let mut held = lock(&self.0);
-        held.shut = false;
-        std::mem::take(&mut held.waiting).into_iter().for_each(Waker::wake);
-    }
-
-    pub(super) async fn pass(&self) {
-        std::future::poll_fn(|cx| {
-            let mut held = lock(&self.0);
-            if !held.shut {
-                return Poll::Ready(());
-            }
-            held.waiting.push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
 }
 
 impl Wire {
@@ -501,8 +468,4 @@ impl Snapshot for Lengths {
         self.failing.meet(Failing::WriteSnapshot);
         Ok(())
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -84,6 +84,7 @@ fn the_last_removed_servers_are_remembered() {
     assert_eq!(back(10), Ok(()), "forgotten");
 }
 
+/// P37.
 #[test]
 fn an_id_never_comes_back() {
     let m = three();

@@ -19,6 +19,7 @@
 //! ```
 
 mod queue;
+mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -27,11 +28,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::{AbortHandle, Abortable, Aborted, join_all};
 use kontiki::GroupId;
 use kontiki::runtime::{ByteReader, Runtime};
-use kontiki::transport::{Inbox, Message, Peer, StreamRefused, Transport, TransportError};
+use kontiki::transport::{Inbox, Message, Peer, Transport, TransportError};
 
 use self::queue::Queue;
+use self::streams::{Streams, UnderWay};
 
 /// What goes wrong on the way. Applies to messages, and `loss` to the beginning of streams too.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -70,8 +73,12 @@ struct Shared {
     queue: Arc<Queue>,
 }
 
+/// An address and a group.
+type Place = (String, GroupId);
+
 struct State {
-    inboxes: BTreeMap<(String, GroupId), Arc<dyn Inbox>>,
+    inboxes: BTreeMap<Place, Arc<dyn Inbox>>,
+    streams: Streams,
     faults: Faults,
     encoded: bool,
     cuts: BTreeSet<(String, String)>,
@@ -86,6 +93,7 @@ impl Network {
     pub fn new(runtime: Arc<dyn Runtime>) -> Self {
         let state = State {
             inboxes: BTreeMap::new(),
+            streams: Streams::default(),
             faults: Faults::default(),
             encoded: cfg!(debug_assertions),
             cuts: BTreeSet::new(),
@@ -152,19 +160,22 @@ impl fmt::Debug for Network {
 }
 
 impl State {
-    fn route(&self, from: &str, peer: &Peer, group: GroupId) -> Result<Arc<dyn Inbox>, String> {
+    fn route(&self, from: &str, peer: &Peer, message: &Message) -> Result<Arc<dyn Inbox>, String> {
         let cut =
             !self.cuts.is_empty() && self.cuts.contains(&(from.to_owned(), peer.address.clone()));
         if cut || self.isolated.contains(from) || self.isolated.contains(&peer.address) {
             return Err(format!("{from} is cut off from {}", peer.address));
         }
-        let key = (peer.address.clone(), group);
+        let key = (peer.address.clone(), message.group());
         let Some(inbox) = self.inboxes.get(&key) else {
             return Err(format!("nobody is at {}", peer.address));
         };
         let there = inbox.local().node;
         if peer.id.is_some_and(|id| id != there) {
             return Err(format!("{there} is at {}", peer.address));
+        }
+        if !inbox.accepts(message.cluster(), message.from()) {
+            return Err(format!("{there} is of another cluster"));
         }
         Ok(Arc::clone(inbox))
     }
@@ -196,7 +207,7 @@ impl Transport for MemoryTransport {
 
     fn send(&self, peer: &Peer, message: Message) -> Result<(), TransportError> {
         let mut state = self.network.lock();
-        let inbox = match state.route(&self.address, peer, message.group()) {
+        let inbox = match state.route(&self.address, peer, &message) {
             Ok(inbox) => inbox,
             Err(reason) => {
                 state.counters.undeliverable += 1;
@@ -238,32 +249,52 @@ impl Transport for MemoryTransport {
         head: Message,
         body: ByteReader,
     ) -> Result<(), TransportError> {
-        let (inbox, delay) = {
+        let (inbox, delay, under_way, registration) = {
             let mut state = self.network.lock();
-            let inbox = state.route(&self.address, peer, head.group());
+            let inbox = state.route(&self.address, peer, &head);
             let inbox = inbox.map_err(|reason| TransportError::Unreachable { reason })?;
             let loss = state.faults.loss;
             if state.chance(loss) {
                 state.counters.lost += 1;
-                let reason = "the stream was lost".to_owned();
-                return Err(TransportError::Unreachable { reason });
+                return Err(unreachable("the stream was lost"));
             }
-            (inbox, state.delay())
+            let ends = [&self.address, &peer.address].map(|name| (name.clone(), head.group()));
+            let (handle, registration) = AbortHandle::new_pair();
+            let (number, ended) = state.streams.begin(ends, handle);
+            let under_way = UnderWay { network: self.network.clone(), number, _ended: ended };
+            (inbox, state.delay(), under_way, registration)
         };
-        if !delay.is_zero() {
-            let runtime = &self.network.shared.runtime;
-            runtime.timer(runtime.now() + delay).await;
+        let runtime = Arc::clone(&self.network.shared.runtime);
+        let carrying = async move {
+            if !delay.is_zero() {
+                runtime.timer(runtime.now() + delay).await;
+            }
+            inbox.receive_stream(recode(head), body).await
+        };
+        let carried = Abortable::new(carrying, registration).await;
+        // Only now: what the stream holds is let go of before it counts as ended.
+        drop(under_way);
+        match carried {
+            Ok(taken) => taken.map_err(TransportError::Refused),
+            Err(Aborted) => Err(unreachable("one of the two has ended")),
         }
-        let taken: Result<(), StreamRefused> = inbox.receive_stream(recode(head), body).await;
-        taken.map_err(TransportError::Refused)
     }
 
     async fn detach(&self, group: GroupId) {
-        let gone = self.network.lock().inboxes.remove(&(self.address.clone(), group));
+        let place = (self.address.clone(), group);
+        let (gone, streams) = {
+            let mut state = self.network.lock();
+            (state.inboxes.remove(&place), state.streams.break_off(&place))
+        };
         if let Some(inbox) = gone {
             self.network.shared.queue.forget(&inbox);
         }
+        join_all(streams).await;
     }
+}
+
+fn unreachable(reason: &str) -> TransportError {
+    TransportError::Unreachable { reason: reason.to_owned() }
 }
 
 fn recode(message: Message) -> Message {

@@ -11,12 +11,13 @@ use futures::io::{
 };
 use futures::stream;
 use kontiki::runtime::{BoxStream, ByteReader, Listener};
+use kontiki::transport::Inbox;
 
 use crate::dial::CHUNK_BYTES;
 use crate::frames::{Broken, next_frame, next_message, out_of_place};
 use crate::handshake::{Hello, KIND_CHUNK, KIND_END, Purpose, Welcome};
 use crate::signal::within;
-use crate::{Counts, Group, Shared, TcpConfig, handshake};
+use crate::{Counts, Member, Shared, TcpConfig, handshake};
 
 pub(crate) async fn run(shared: Weak<Shared>, mut listener: Box<dyn Listener>) {
     loop {
@@ -85,46 +86,52 @@ async fn serve(shared: &Arc<Shared>, stream: BoxStream, from: &str, shaking: Cou
             return;
         }
     };
-    let judged = hello.and_then(|hello| judge(shared, &hello).map(|group| (hello, group)));
-    let welcome = judged.as_ref().map_or_else(|refused| *refused, |_| Welcome::Accepted);
-    let answering = welcome.write(stream.get_mut());
-    let answered = within(&shared.runtime, shared.config.handshake_timeout, answering).await;
-    let (hello, group) = match judged {
+    let judged = hello.and_then(|hello| judge(shared, &hello).map(|member| (hello, member)));
+    let (hello, member) = match judged {
         Ok(judged) => judged,
         Err(refused) => {
+            // Whoever does not hear it finds a closed connection.
+            let _ = answer(shared, refused, &mut stream).await;
             Shared::count(&shared.counts.refused_handshakes);
             tracing::warn!(%from, ?refused, "refused a connection");
             return;
         }
     };
-    if !matches!(answered, Some(Ok(()))) {
-        return;
-    }
-    drop(shaking);
     let serving = async {
+        if !answer(shared, Welcome::Accepted, &mut stream).await {
+            return;
+        }
+        drop(shaking);
         match hello.purpose {
-            Purpose::Messages => messages(shared, &group, &hello, stream, from).await,
-            Purpose::Stream => receive_stream(shared, &group, &hello, stream, from).await,
+            Purpose::Messages => messages(shared, &*member.inbox, &hello, stream, from).await,
+            Purpose::Stream => receive_stream(shared, &*member.inbox, &hello, stream, from).await,
         }
     };
-    group.ended.until(serving).await;
+    member.ended.until(serving).await;
 }
 
-fn judge(shared: &Shared, hello: &Hello) -> Result<Group, Welcome> {
-    let group = shared.group(hello.group).ok_or(Welcome::NoSuchGroup)?;
-    let local = group.inbox.local();
+/// Answers a handshake; whether that got through.
+async fn answer(shared: &Arc<Shared>, welcome: Welcome, stream: &mut BufReader<BoxStream>) -> bool {
+    let answering = welcome.write(stream.get_mut());
+    let answered = within(&shared.runtime, shared.config.handshake_timeout, answering).await;
+    matches!(answered, Some(Ok(())))
+}
+
+fn judge(shared: &Shared, hello: &Hello) -> Result<Member, Welcome> {
+    let member = shared.enter(hello.group).ok_or(Welcome::NoSuchGroup)?;
+    let local = member.inbox.local();
     if hello.wanted.is_some_and(|wanted| wanted != local.node) || hello.from == local.node {
         return Err(Welcome::WrongNode);
     }
-    if !group.inbox.accepts(hello.cluster, hello.from) {
+    if !member.inbox.accepts(hello.cluster, hello.from) {
         return Err(Welcome::WrongCluster);
     }
-    Ok(group)
+    Ok(member)
 }
 
 async fn messages(
     shared: &Shared,
-    group: &Group,
+    inbox: &dyn Inbox,
     hello: &Hello,
     mut stream: BufReader<BoxStream>,
     from: &str,
@@ -138,7 +145,7 @@ async fn messages(
             Err(error) => Err(Broken::Lost(error)),
         };
         match next {
-            Ok(message) => group.inbox.deliver(message),
+            Ok(message) => inbox.deliver(message),
             Err(broken) => return broken.report(shared, from),
         }
     }
@@ -146,7 +153,7 @@ async fn messages(
 
 async fn receive_stream(
     shared: &Arc<Shared>,
-    group: &Group,
+    inbox: &dyn Inbox,
     hello: &Hello,
     mut stream: BufReader<BoxStream>,
     from: &str,
@@ -157,7 +164,7 @@ async fn receive_stream(
     };
     let (read_half, mut write_half) = stream.split();
     let body = body(Arc::clone(shared), read_half, from.to_owned());
-    let verdict = handshake::encode_verdict(&group.inbox.receive_stream(head, body).await);
+    let verdict = handshake::encode_verdict(&inbox.receive_stream(head, body).await);
     let answering = async {
         write_half.write_all(&verdict).await?;
         write_half.close().await

@@ -11,14 +11,14 @@ use kontiki::runtime::{BoxStream, ByteReader};
 use kontiki::transport::frame::{frame, frame_head, read_frame};
 use kontiki::transport::{Inbox, Message, Peer, TransportError};
 
+use crate::Shared;
 use crate::handshake::{self, Hello, KIND_CHUNK, KIND_END, KIND_MESSAGE, Purpose, Welcome};
 use crate::outbox::Outbox;
 use crate::signal::within;
-use crate::{Group, Shared};
 
 pub(crate) async fn run(
     shared: Arc<Shared>,
-    inbox: Arc<dyn Inbox>,
+    inbox: &dyn Inbox,
     peer: Peer,
     outbox: Arc<Outbox>,
     mut dice: fastrand::Rng,
@@ -26,7 +26,7 @@ pub(crate) async fn run(
     let mut failures = 0;
     // Nothing is dialed before there is something to say.
     while let Some(mut parts) = poll_fn(|cx| outbox.poll_take(cx)).await {
-        match connect(&shared, &*inbox, &peer, Purpose::Messages).await {
+        match connect(&shared, inbox, &peer, Purpose::Messages).await {
             Ok(mut stream) => {
                 failures = 0;
                 Shared::count(&shared.counts.connected);
@@ -113,12 +113,12 @@ async fn write(
 
 pub(crate) async fn send_stream(
     shared: &Arc<Shared>,
-    group: &Group,
+    inbox: &dyn Inbox,
     peer: &Peer,
     head: Message,
     body: ByteReader,
 ) -> Result<(), TransportError> {
-    let mut stream = connect(shared, &*group.inbox, peer, Purpose::Stream).await?;
+    let mut stream = connect(shared, inbox, peer, Purpose::Stream).await?;
     let sent = send_all(shared, &mut stream, head, body).await;
     if sent.is_err() {
         // The receiver need not find out by waiting that no more comes.

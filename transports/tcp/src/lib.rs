@@ -27,7 +27,7 @@ use kontiki::transport::{Inbox, Message, Peer, Transport, TransportError};
 use kontiki::{GroupId, NodeId};
 
 use self::outbox::Outbox;
-use self::signal::Signal;
+use self::signal::{Running, Signal};
 
 /// How a [`TcpTransport`] behaves. Make one with [`TcpConfig::default`] and change what you must.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,12 +112,27 @@ struct State {
     dice: fastrand::Rng,
 }
 
-#[derive(Clone)]
 struct Group {
     inbox: Arc<dyn Inbox>,
     outboxes: BTreeMap<Peer, Arc<Outbox>>,
     /// Ends every task of the group.
     ended: Signal,
+}
+
+/// What a task of a group holds. Made under the lock under which the group is there, so that
+/// whoever takes the group away knows of all its tasks.
+struct Member {
+    // Let go of before the task counts as ended: fields are dropped in this order.
+    inbox: Arc<dyn Inbox>,
+    ended: Signal,
+    _running: Running,
+}
+
+impl Group {
+    fn enter(&self) -> Member {
+        let (inbox, ended) = (Arc::clone(&self.inbox), self.ended.clone());
+        Member { inbox, _running: ended.enter(), ended }
+    }
 }
 
 #[derive(Default)]
@@ -253,9 +268,9 @@ impl Transport for TcpTransport {
         head: Message,
         body: ByteReader,
     ) -> Result<(), TransportError> {
-        let group = self.shared.group(head.group()).ok_or(TransportError::Detached)?;
-        let sending = dial::send_stream(&self.shared, &group, peer, head, body);
-        group.ended.until(sending).await.unwrap_or(Err(TransportError::Detached))
+        let member = self.shared.enter(head.group()).ok_or(TransportError::Detached)?;
+        let sending = dial::send_stream(&self.shared, &*member.inbox, peer, head, body);
+        member.ended.until(sending).await.unwrap_or(Err(TransportError::Detached))
     }
 
     fn disconnect(&self, group: GroupId, peer: NodeId) {
@@ -299,21 +314,23 @@ impl TcpTransport {
         }
         let outbox = Arc::new(Outbox::new(&self.shared.config));
         group.outboxes.insert(peer.clone(), Arc::clone(&outbox));
-        let (ended, inbox) = (group.ended.clone(), Arc::clone(&group.inbox));
+        let member = group.enter();
         let dice = state.dice.fork();
         drop(state);
-        let task =
-            dial::run(Arc::clone(&self.shared), inbox, peer.clone(), Arc::clone(&outbox), dice);
+        let (shared, peer, queue) = (Arc::clone(&self.shared), peer.clone(), Arc::clone(&outbox));
         self.shared.runtime.spawn(Box::pin(async move {
-            ended.until(task).await;
+            // All of it: what is not named would stay behind.
+            let member: Member = member;
+            let task = dial::run(shared, &*member.inbox, peer, queue, dice);
+            member.ended.until(task).await;
         }));
         Ok(outbox)
     }
 }
 
 impl Shared {
-    fn group(&self, id: GroupId) -> Option<Group> {
-        self.lock().groups.get(&id).cloned()
+    fn enter(&self, id: GroupId) -> Option<Member> {
+        self.lock().groups.get(&id).map(Group::enter)
     }
 
     fn count(count: &AtomicU64) {

@@ -30,11 +30,14 @@ impl Signal {
         self.wake();
     }
 
-    /// Runs `task` until it is done or the signal is set; `None` in the latter case. Counts as
-    /// running meanwhile.
-    pub(crate) async fn until<T>(&self, task: impl Future<Output = T>) -> Option<T> {
+    /// Counts as running for as long as what is given back is kept.
+    pub(crate) fn enter(&self) -> Running {
         self.lock().running += 1;
-        let running = Running(self);
+        Running(self.clone())
+    }
+
+    /// Runs `task` until it is done or the signal is set; `None` in the latter case.
+    pub(crate) async fn until<T>(&self, task: impl Future<Output = T>) -> Option<T> {
         let watching = self.watching();
         let mut task = Box::pin(task);
         let done = poll_fn(|cx| {
@@ -47,14 +50,12 @@ impl Signal {
             task.as_mut().poll(cx).map(Some)
         })
         .await;
-        // What the task holds is let go of before it counts as ended.
         drop(task);
         drop(watching);
-        drop(running);
         done
     }
 
-    /// Waits until nothing runs under this signal any more.
+    /// Waits until nothing that has [`enter`](Self::enter)ed runs any more.
     pub(crate) async fn all_ended(&self) {
         let watching = self.watching();
         poll_fn(|cx| {
@@ -98,9 +99,10 @@ impl Drop for Watching<'_> {
     }
 }
 
-struct Running<'a>(&'a Signal);
+/// Something that the signal is to end.
+pub(crate) struct Running(Signal);
 
-impl Drop for Running<'_> {
+impl Drop for Running {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.running -= 1;
@@ -160,9 +162,14 @@ mod tests {
         };
         block_on(ends);
         assert_eq!(signal.lock().watchers.len(), 1, "the one that still runs");
+        let running = signal.enter();
         signal.set();
         assert_eq!(block_on(waiting), None);
-        block_on(signal.all_ended());
+        let mut all = Box::pin(signal.all_ended());
+        let poll = poll_fn(|cx| Poll::Ready(all.as_mut().poll(cx).is_pending()));
+        assert!(block_on(poll), "one still runs");
+        drop(running);
+        block_on(all);
         assert!(signal.lock().watchers.is_empty());
     }
 }

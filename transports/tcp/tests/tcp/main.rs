@@ -1,4 +1,5 @@
-//! The TCP transport in virtual time, and once over real sockets.
+//! The TCP transport beyond what the conformance kit asks of every transport (`tests/conformance`
+//! of the library): its bytes, its limits, its counts, its logs, its patience.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -32,22 +33,16 @@ pub(crate) struct Received {
 pub(crate) struct FakeInbox {
     local: Local,
     pub(crate) received: Mutex<Received>,
-    refuse: Option<StreamRefused>,
 }
 
 impl FakeInbox {
     pub(crate) fn new(node: u64) -> Arc<Self> {
-        Self::of(cluster(1), GroupId(0), node, None)
+        Self::of(cluster(1), node)
     }
 
-    pub(crate) fn of(
-        cluster: ClusterId,
-        group: GroupId,
-        node: u64,
-        refuse: Option<StreamRefused>,
-    ) -> Arc<Self> {
-        let local = Local { cluster, group, node: node.into() };
-        Arc::new(Self { local, received: Mutex::default(), refuse })
+    pub(crate) fn of(cluster: ClusterId, node: u64) -> Arc<Self> {
+        let local = Local { cluster, group: GroupId(0), node: node.into() };
+        Arc::new(Self { local, received: Mutex::default() })
     }
 
     pub(crate) fn messages(&self) -> usize {
@@ -75,9 +70,6 @@ impl Inbox for FakeInbox {
     }
 
     async fn receive_stream(&self, _: Message, mut body: ByteReader) -> Result<(), StreamRefused> {
-        if let Some(refused) = &self.refuse {
-            return Err(refused.clone());
-        }
         let mut bytes = Vec::new();
         let read = body.read_to_end(&mut bytes).await;
         read.map_err(|error| StreamRefused::Failed(error.to_string()))?;

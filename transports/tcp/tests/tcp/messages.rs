@@ -1,11 +1,10 @@
 use std::sync::Arc;
 
 use kontiki::GroupId;
-use kontiki::runtime::Smol;
 use kontiki::transport::{Transport as _, TransportError};
 use kontiki_transport_tcp::{TcpConfig, TcpTransport};
 
-use crate::{FakeInbox, bind, body, in_sim, pause, peer, probe, two};
+use crate::{FakeInbox, bind, in_sim, pause, peer, probe, two};
 
 #[test]
 fn messages_arrive_in_both_directions_and_in_order() {
@@ -95,44 +94,6 @@ fn a_peer_that_comes_back_is_found_again_and_one_that_moved_too() {
         pause(&*harness, 100).await;
         assert_eq!(in_moved.messages(), 1);
         assert_eq!(Arc::strong_count(&in_one), tasks, "nobody dials the old address any more");
-    });
-}
-
-#[test]
-fn detaching_ends_everything_of_the_group() {
-    in_sim(|sim| async move {
-        let [(one, _), (two, in_two)] = two(&sim).await;
-        one.send(&peer(2, "host-2:1"), probe(1, 2, b"a")).unwrap();
-        pause(&*sim.process(0), 20).await;
-        two.detach(GroupId(0)).await;
-        // Nothing of the group holds the inbox any more.
-        assert_eq!(Arc::strong_count(&in_two), 1);
-        one.send(&peer(2, "host-2:1"), probe(1, 2, b"b")).unwrap();
-        pause(&*sim.process(0), 20).await;
-        assert_eq!(in_two.messages(), 1);
-    });
-}
-
-#[test]
-fn real_sockets_carry_it_too() {
-    crate::logs::install();
-    smol::block_on(async {
-        let smol: Arc<Smol> = Arc::new(Smol::new());
-        let mut servers = Vec::new();
-        for n in [1_u64, 2] {
-            let (runtime, net) = (smol.clone(), smol.clone());
-            let bound = TcpTransport::bind(runtime, net, "127.0.0.1:0", TcpConfig::default()).await;
-            let (transport, inbox) = (bound.unwrap(), FakeInbox::new(n));
-            transport.attach(inbox.clone());
-            servers.push((transport, inbox));
-        }
-        let to = peer(2, servers[1].0.local_address());
-        servers[0].0.send_stream(&to, probe(1, 2, b"head"), body(vec![1; 100_000])).await.unwrap();
-        servers[0].0.send(&to, probe(1, 2, b"a")).unwrap();
-        while servers[1].1.messages() == 0 {
-            pause(&*smol, 1).await;
-        }
-        assert_eq!(servers[1].1.received.lock().unwrap().streams[0].len(), 100_000);
     });
 }
 

@@ -151,7 +151,7 @@ fn a_dialer_that_is_refused_says_so_and_delivers_nothing() {
         in_sim(|sim| async move {
             let [_, (two, in_two)] = two(&sim).await;
             let stranger = bind(&sim.process(3), TcpConfig::default()).await;
-            let inbox = FakeInbox::of(cluster(9), GroupId(0), 3, None);
+            let inbox = FakeInbox::of(cluster(9), 3);
             stranger.attach(inbox.clone());
             stranger.send(&peer(2, "host-2:1"), probe(3, 2, b"x")).unwrap();
             pause(&*sim.process(0), 20).await;

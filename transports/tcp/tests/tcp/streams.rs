@@ -1,30 +1,7 @@
 use futures::io::AsyncReadExt as _;
-use kontiki::GroupId;
-use kontiki::transport::{StreamRefused, Transport as _, TransportError};
-use kontiki_transport_tcp::TcpConfig;
+use kontiki::transport::Transport as _;
 
-use crate::{FakeInbox, bind, body, cluster, in_sim, peer, probe, two};
-
-#[test]
-fn a_stream_arrives_whole_and_its_sender_hears_the_verdict() {
-    in_sim(|sim| async move {
-        let [(one, _), (_two, in_two)] = two(&sim).await;
-        let bytes: Vec<u8> = (0..300_000_u32).map(|n| (n % 251) as u8).collect();
-        let to = peer(2, "host-2:1");
-        one.send_stream(&to, probe(1, 2, b"head"), body(bytes.clone())).await.unwrap();
-        assert_eq!(in_two.received.lock().unwrap().streams, [bytes]);
-        let refusing = bind(&sim.process(3), TcpConfig::default()).await;
-        let busy = FakeInbox::of(cluster(1), GroupId(0), 3, Some(StreamRefused::Busy));
-        refusing.attach(busy);
-        let three = peer(3, "host-3:1");
-        let sent = one.send_stream(&three, probe(1, 3, b""), body(vec![0; 1 << 20]));
-        let refused = sent.await.unwrap_err();
-        assert!(matches!(refused, TransportError::Refused(StreamRefused::Busy)), "{refused}");
-        let four = peer(4, "host-4:1");
-        let nobody = one.send_stream(&four, probe(1, 4, b""), body(vec![]));
-        assert!(matches!(nobody.await, Err(TransportError::Unreachable { .. })));
-    });
-}
+use crate::{body, in_sim, peer, probe, two};
 
 struct Broken;
 
