@@ -242,13 +242,13 @@ impl Seat {
         .await
     }
 
-    /// Does something again and again, ever more slowly, until it says that it is done.
+    /// Does something again and again, soon every ten milliseconds, until it says that it is done.
     async fn repeat(&self, what: &str, mut act: impl FnMut() -> bool) -> Result<(), Broken> {
         within(&*self.runtime, WAIT_MAX, what, async {
             let mut pause = Duration::from_millis(2);
             while !act() {
                 self.runtime.timer(self.runtime.now() + pause).await;
-                pause = (pause * 5 / 4).min(Duration::from_millis(200));
+                pause = (pause * 5 / 4).min(Duration::from_millis(10));
             }
         })
         .await
