@@ -5,6 +5,7 @@ use std::future::Future as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use kontiki::runtime::sim::Link;
 use kontiki::{Consistency, Membership};
@@ -139,9 +140,9 @@ impl Run {
 
     /// Without load and faults nothing moves any more.
     fn be_quiet(&mut self) {
-        // Whoever still waits for an answer is done by then.
+        // Whoever still waits for an answer is done by then, and what was held on the way is there.
         let timeout = self.cluster.options.election_timeout();
-        self.until(10 * timeout, |_| false);
+        self.until(LATE_MAX.max(10 * timeout), |_| false);
         let before = self.leads();
         self.until(20 * timeout, |_| false);
         let after = self.leads();
@@ -197,7 +198,7 @@ impl Run {
         }
         let end = self.now_ms() + 15_000;
         while self.now_ms() < end && up.iter().any(|&n| cluster.sim.tasks(n) > 0) {
-            cluster.sim.run_for(std::time::Duration::from_millis(100));
+            cluster.sim.run_for(Duration::from_millis(100));
         }
         if let Some(n) = up.into_iter().find(|&n| cluster.sim.tasks(n) > 0) {
             self.violated(Invariant::Bounded, &format!("server {n} was shut down, and has tasks"));
@@ -227,3 +228,5 @@ const CLIENT_AT_THE_END: u64 = crate::client::CLIENTS + 50;
 const TASKS_MAX: usize = 80;
 /// More than so many are not asked at once.
 const THRONG_MAX: usize = 1_000;
+/// No message is under way for longer.
+const LATE_MAX: Duration = Duration::from_secs(11);
