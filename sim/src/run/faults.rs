@@ -387,7 +387,9 @@ impl Run {
     /// Starts a server that is no member on an empty disk; `false` if it is one.
     fn begin_blank(&self, n: u64) -> bool {
         let cluster = &self.cluster;
-        if cluster.judge.membership().member(cluster.id(n)).is_some() {
+        let membership = cluster.judge.membership();
+        // Whoever leaves by a joint configuration counts until that is left.
+        if membership.is_joint() || membership.member(cluster.id(n)).is_some() {
             return false;
         }
         if cluster.state(n) != State::Absent {
