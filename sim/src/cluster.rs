@@ -2,7 +2,7 @@
 //! of under watch.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt as _;
@@ -22,7 +22,7 @@ use kontiki_transport_tcp::{TcpConfig, TcpTransport};
 use crate::history::History;
 use crate::judge::{Invariant, Judge};
 use crate::kit::Workload;
-use crate::log::{STUCK, WatchedLog};
+use crate::log::{Pace, WatchedLog};
 use crate::machine::{Registers, Watch, WatchedMachine};
 use crate::options::{DiskKind, Options, Stream, stream};
 use crate::wire::{Links, Wire, address};
@@ -54,7 +54,7 @@ struct Server {
     registers: Registers,
     log: MemoryLogStore,
     snapshots: MemorySnapshotStore,
-    slowness: Arc<AtomicU32>,
+    pace: Arc<Pace>,
     /// Whether its disk was made to fail; that may show only in a later life.
     disk_failed: bool,
 }
@@ -83,9 +83,10 @@ impl Cluster {
             network
         });
         let servers = options.servers().map(|n| (n, Server::new(n))).collect();
+        let judge = Judge::new(sim.clone());
         let cluster = Self {
-            judge: Judge::new(sim.clone()),
-            links: Arc::new(Links::new(&options)),
+            links: Arc::new(Links::new(&options, sim.clone(), judge.clone())),
+            judge,
             history: Mutex::default(),
             workload,
             operators: AtomicU64::new(0),
@@ -191,21 +192,20 @@ impl Cluster {
         process: &Arc<SimProcess>,
     ) -> Result<(Box<dyn LogStore>, Arc<dyn SnapshotStore>), StorageError> {
         let dice = stream(self.options.seed ^ (n << 32) ^ process.random(), Stream::Wire);
-        let watch = |inner: Box<dyn LogStore>, slowness| WatchedLog {
+        let watch = |inner: Box<dyn LogStore>, pace| WatchedLog {
             inner,
-            sim: self.sim.clone(),
             process: Arc::clone(process),
             id: self.id(n),
             judge: self.judge.clone(),
             links: Arc::clone(&self.links),
-            slowness,
+            pace,
             dice,
         };
         if self.options.disk == DiskKind::Objects {
-            let (log, snapshots, slowness) = self.with(n, |server| {
-                (server.log.clone(), server.snapshots.clone(), Arc::clone(&server.slowness))
+            let (log, snapshots, pace) = self.with(n, |server| {
+                (server.log.clone(), server.snapshots.clone(), Arc::clone(&server.pace))
             });
-            return Ok((Box::new(watch(Box::new(log), Some(slowness))), Arc::new(snapshots)));
+            return Ok((Box::new(watch(Box::new(log), Some(pace))), Arc::new(snapshots)));
         }
         let mut config = FileStoreConfig::default();
         config.segment_bytes = self.options.segment_bytes;
@@ -287,7 +287,6 @@ impl Cluster {
     pub(crate) fn bury(&self, n: u64) {
         let leads = self.raft(n).is_some_and(|raft| raft.status().role == RaftRole::Leader);
         self.judge.died(self.id(n), leads);
-        self.judge.count(|counts| counts.crashes += 1);
         let keep = self.sim.process(n).random();
         let raft = self.with(n, |server| {
             server.state = State::Down;
@@ -361,15 +360,14 @@ impl Cluster {
     }
 
     pub(crate) fn set_slowness(&self, n: u64, times: u32) {
-        self.with(n, |server| server.slowness.store(times, Ordering::Relaxed));
+        self.with(n, |server| server.pace.times.store(times, Ordering::Relaxed));
         let files = self.directories(n, &self.sim.process(n));
         files.iter().for_each(|files| files.set_slowness(times));
     }
 
     /// Lets a server's disk answer nothing, or go on.
     pub(crate) fn set_stuck(&self, n: u64, stuck: bool) {
-        let times = if stuck { STUCK } else { 1 };
-        self.with(n, |server| server.slowness.store(times, Ordering::Relaxed));
+        self.with(n, |server| server.pace.stuck.store(stuck, Ordering::Relaxed));
         let files = self.directories(n, &self.sim.process(n));
         files.iter().for_each(|files| files.set_stuck(stuck));
     }
@@ -394,7 +392,7 @@ impl Cluster {
         files.iter().for_each(|files| files.set_bytes_max(full.then_some(0)));
     }
 
-    fn disk_failed(&self, n: u64) -> bool {
+    pub(crate) fn disk_failed(&self, n: u64) -> bool {
         self.with(n, |server| server.disk_failed)
     }
 
@@ -422,7 +420,7 @@ impl Server {
             registers: Registers::default(),
             log: MemoryLogStore::new(),
             snapshots: MemorySnapshotStore::new(),
-            slowness: Arc::new(AtomicU32::new(1)),
+            pace: Arc::default(),
             disk_failed: false,
         }
     }

@@ -1,14 +1,14 @@
 //! A log store around the real one that tells the judge what is begun, acknowledged, and found.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use fastrand::Rng;
 use kontiki::NodeId;
 use kontiki::runtime::Runtime as _;
-use kontiki::runtime::sim::{Sim, SimProcess};
+use kontiki::runtime::sim::SimProcess;
 use kontiki::storage::{LogReader, LogStore, Recovered, StorageError, WriteBatch};
 
 use crate::judge::Judge;
@@ -17,42 +17,36 @@ use crate::wire::Links;
 
 pub(crate) struct WatchedLog {
     pub(crate) inner: Box<dyn LogStore>,
-    pub(crate) sim: Sim,
     pub(crate) process: Arc<SimProcess>,
     pub(crate) id: NodeId,
     pub(crate) judge: Judge,
     pub(crate) links: Arc<Links>,
-    /// For a store of objects, which takes no time of its own: how many times slower it is than
-    /// usual.
-    pub(crate) slowness: Option<Arc<AtomicU32>>,
+    /// For a store of objects, which takes no time of its own.
+    pub(crate) pace: Option<Arc<Pace>>,
     pub(crate) dice: Rng,
 }
 
 impl WatchedLog {
     /// What a disk would take, before or after the fact: a crash meanwhile leaves all or nothing.
     async fn pause(&mut self) {
-        let Some(slowness) = &self.slowness else { return };
-        while slowness.load(Ordering::Relaxed) == STUCK {
+        let Some(pace) = &self.pace else { return };
+        while pace.stuck.load(Ordering::Relaxed) {
             self.process.timer(self.process.now() + Duration::from_millis(10)).await;
         }
-        let times = slowness.load(Ordering::Relaxed).max(1);
+        let times = pace.times.load(Ordering::Relaxed).max(1);
         let pause = Duration::from_micros(self.dice.u64(50..1_000)) * times;
         self.process.timer(self.process.now() + pause).await;
     }
-
-    /// Whether the server dies now, because this moment was aimed at.
-    fn strikes(&self, moment: Moment) -> bool {
-        let strikes = self.links.strikes(self.process.id(), moment);
-        if strikes {
-            self.judge.sometimes("a server died at an aimed moment");
-            self.sim.kill(self.process.id());
-        }
-        strikes
-    }
 }
 
-/// So slow that nothing ever comes to an end.
-pub(crate) const STUCK: u32 = u32::MAX;
+/// How fast a disk of objects is.
+#[derive(Default)]
+pub(crate) struct Pace {
+    /// How many times slower than usual; 0 and 1 are usual.
+    pub(crate) times: AtomicU32,
+    /// Whether nothing comes to an end at all.
+    pub(crate) stuck: AtomicBool,
+}
 
 #[async_trait]
 impl LogStore for WatchedLog {
@@ -79,8 +73,8 @@ impl LogStore for WatchedLog {
         let installs = batch.reset_to.is_some() && !batch.entries.is_empty();
         let installs = installs || batch.reset_to.as_ref().is_some_and(|b| b.log_id.index > 1);
         let changes = batch.entries.iter().any(kontiki::storage::Entry::is_change);
-        let synced = batch.sync || self.slowness.is_none();
-        if installs && self.strikes(Moment::Installing) {
+        let synced = batch.sync || self.pace.is_none();
+        if installs && self.links.strike(self.process.id(), Moment::Installing) {
             return Err(StorageError::Poisoned);
         }
         self.judge.write_begun(self.id, &batch);
@@ -98,7 +92,7 @@ impl LogStore for WatchedLog {
         self.judge.write_done(self.id, synced);
         let moments = [(installs, Moment::Installed), (changes, Moment::ChangedMembership)];
         for (_, moment) in moments.into_iter().filter(|(did, _)| *did) {
-            self.strikes(moment);
+            self.links.strike(self.process.id(), moment);
         }
         Ok(())
     }

@@ -71,29 +71,45 @@ impl Cluster {
     }
 
     /// Takes a server in under its present identity, after it has started; keeps trying.
-    pub(crate) async fn admit(&self, n: u64) {
+    pub(crate) async fn admit(&self, n: u64) -> bool {
         let addresses: Vec<String> =
             self.options.servers().filter(|&other| other != n).map(|n| self.address(n)).collect();
         let id = self.id(n);
         while self.id(n) == id {
             if let Some(raft) = self.raft(n) {
                 match raft.join(&addresses).await {
-                    Ok(()) => return self.judge.sometimes("a server joined"),
-                    Err(JoinError::NotBlank) => return,
-                    // Taken out while it was coming in.
+                    Ok(()) => {
+                        self.judge.sometimes("a server joined");
+                        return true;
+                    }
+                    Err(JoinError::NotBlank) => return true,
                     Err(JoinError::Refused { source: MembershipError::UsedId { .. }, .. }) => {
-                        return;
+                        self.was_taken_out(id).await;
+                        return false;
                     }
                     Err(_) => {}
                 }
             }
             self.rest().await;
         }
+        false
+    }
+
+    /// Whoever is refused under its id must have been taken out while it was coming in.
+    async fn was_taken_out(&self, id: NodeId) {
+        // The judge hears of it a little later than the others.
+        self.rest().await;
+        if !self.judge.was_member(id) || self.judge.membership().member(id).is_some() {
+            let what = format!("{id} was never taken out, and is refused under its id");
+            self.judge.violated(Invariant::Progress, what);
+        }
     }
 
     /// Puts a server in the place of a member, in one step; it is taken in before, if it is none.
     pub(crate) async fn put_in_place(&self, n: u64, old: NodeId) {
-        self.admit(n).await;
+        if !self.admit(n).await {
+            return;
+        }
         // A voter already, it would only add to the others.
         let _ = self.change(Change::Demote(self.id(n))).await;
         // Whatever came of it, the judge knows.
@@ -122,8 +138,9 @@ impl Cluster {
             }
         }
         self.start(n);
-        self.admit(n).await;
-        self.judge.sometimes("a server that lost everything came back as another");
+        if self.admit(n).await {
+            self.judge.sometimes("a server that lost everything came back as another");
+        }
     }
 
     /// Looks, asks and errs at the operator API of some server, over and over.

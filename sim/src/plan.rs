@@ -169,7 +169,7 @@ pub enum Fault {
 }
 
 impl Plan {
-    /// Draws the faults of a run: one in five seconds on average.
+    /// Draws the faults of a run: one or two in five seconds.
     #[must_use]
     pub fn from_options(options: &Options) -> Self {
         let mut dice = stream(options.seed, Stream::Plan);
@@ -256,7 +256,9 @@ fn membership(options: &Options, dice: &mut Rng, server: u64) -> Fault {
 }
 
 fn partition(options: &Options, dice: &mut Rng, server: u64, ms: u64) -> Fault {
-    let other = any_server(options, dice);
+    // Where there is only one server, it is cut off from itself, which is nothing.
+    let others: Vec<u64> = options.servers().filter(|&other| other != server).collect();
+    let other = others.get(dice.usize(..others.len().max(1))).copied().unwrap_or(server);
     match dice.u8(..9) {
         0 => Fault::Isolate { target: Target::Leader, ms },
         1 => Fault::Isolate { target: Target::Server(server), ms },

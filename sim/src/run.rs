@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use kontiki::runtime::Runtime as _;
@@ -268,7 +268,7 @@ impl Cluster {
             if let Some(raft) = self.raft(n) {
                 let status = raft.status();
                 leaders += usize::from(status.role == RaftRole::Leader);
-                self.judge.status(&status, true);
+                self.judge.status(&status, self.disk_failed(n));
             }
         }
         if leaders > 1 {
@@ -305,10 +305,6 @@ impl Cluster {
         }
         let clients = (1..=self.options.clients).map(|number| CLIENTS + number);
         clients.chain([0, crate::operator::OPERATOR]).for_each(|n| self.sim.kill(n));
-    }
-
-    fn stop_clients(&self, stop: &AtomicBool) {
-        stop.store(true, Ordering::Relaxed);
     }
 }
 

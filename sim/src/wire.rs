@@ -19,6 +19,8 @@ use kontiki::runtime::sim::Sim;
 
 /// The way between servers, as far as it is not the real transport's.
 pub(crate) struct Links {
+    sim: Sim,
+    judge: Judge,
     state: Mutex<State>,
 }
 
@@ -32,11 +34,11 @@ struct State {
     clogs: BTreeMap<(u64, u64), Duration>,
     mutes: BTreeSet<(u64, Speech)>,
     /// Messages of the past, which may come again.
-    past: VecDeque<(u64, Peer, Message)>,
+    past: VecDeque<(Peer, Message)>,
 }
 
 impl Links {
-    pub(crate) fn new(options: &Options) -> Self {
+    pub(crate) fn new(options: &Options, sim: Sim, judge: Judge) -> Self {
         let state = State {
             dice: stream(options.seed, Stream::Wire),
             misdelivery_ppm: options.misdelivery_ppm,
@@ -47,7 +49,7 @@ impl Links {
             mutes: BTreeSet::new(),
             past: VecDeque::new(),
         };
-        Self { state: Mutex::new(state) }
+        Self { sim, judge, state: Mutex::new(state) }
     }
 
     pub(crate) fn cut(&self, from: u64, to: u64) {
@@ -96,12 +98,15 @@ impl Links {
         self.lock().aims.insert(server, moment);
     }
 
-    /// Whether the server dies now, because it has just done this.
-    pub(crate) fn strikes(&self, server: u64, moment: Moment) -> bool {
+    /// The server dies now if it was to die at this moment; `true` if it did.
+    pub(crate) fn strike(&self, server: u64, moment: Moment) -> bool {
         let mut state = self.lock();
         let hit = state.aims.get(&server) == Some(&moment);
         if hit {
             state.aims.remove(&server);
+            drop(state);
+            self.judge.sometimes("a server died at an aimed moment");
+            self.sim.kill(server);
         }
         hit
     }
@@ -150,7 +155,7 @@ impl Wire {
         }
         let echo_ppm = state.echo_ppm;
         if state.chance(echo_ppm) {
-            state.past.push_back((from, peer.clone(), message.clone()));
+            state.past.push_back((peer.clone(), message.clone()));
             if state.past.len() > PAST_MAX {
                 state.past.pop_front();
             }
@@ -158,7 +163,7 @@ impl Wire {
             let count = state.past.len();
             let pick = state.dice.usize(..count);
             let peer_now = peer.clone();
-            let (_, peer, message) = state.past[pick].clone();
+            let (peer, message) = state.past[pick].clone();
             drop(state);
             // To whoever is there by now.
             self.later(late, Peer { id: None, ..peer }, message);
@@ -187,11 +192,8 @@ impl Wire {
     }
 
     fn strike(&self, moment: Option<Moment>) {
-        if let Some(moment) = moment
-            && self.links.strikes(self.process.id(), moment)
-        {
-            self.judge.sometimes("a server died at an aimed moment");
-            self.sim.kill(self.process.id());
+        if let Some(moment) = moment {
+            self.links.strike(self.process.id(), moment);
         }
     }
 }
@@ -213,11 +215,13 @@ impl Transport for Wire {
         let glance = message.glance();
         let moment = glance.and_then(|glance| self.judge.sending(self.id, message.to(), &glance));
         if glance.is_some_and(|glance| self.links.is_mute(self.process.id(), glance.kind)) {
+            self.judge.sometimes("messages of one kind were lost");
             self.strike(moment);
             return Ok(());
         }
         let to = server_at(&peer.address).unwrap_or_default();
         if let Some(late) = self.links.waits(self.process.id(), to, self.sim.elapsed()) {
+            self.judge.sometimes("messages were held and came at once");
             self.later(late, peer.clone(), message);
             self.strike(moment);
             return Ok(());

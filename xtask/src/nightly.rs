@@ -11,7 +11,7 @@ type Part = fn() -> Result<(), String>;
 const PARTS: [(&str, Part); 5] = [
     ("sim", crate::sim::nightly),
     ("mutants", || crate::sim::mutants(&["--fresh"])),
-    ("fuzz", || crate::fuzz::pass_on(&["--inputs", "5000000"])),
+    ("fuzz", || crate::fuzz::pass_on(&["--inputs", "5000000", "--seed", &crate::sim::tonight()])),
     ("crash", || crate::crash::run(&["--cycles", "150"])),
     ("chaos", || crate::steps::chaos(&["--kills", "20", "--power-cuts", "200"])),
 ];
@@ -21,6 +21,8 @@ const PARTS: [(&str, Part); 5] = [
 #[expect(clippy::disallowed_methods, reason = "a tool for people tells how long it took")]
 pub(crate) fn run(names: &[&str]) -> Result<(), String> {
     let folder = Path::new("target/nightly");
+    // No figure of another night stands under today's.
+    let _ = std::fs::remove_dir_all(folder);
     std::fs::create_dir_all(folder).map_err(|error| error.to_string())?;
     if let Some(name) = names.iter().find(|name| PARTS.iter().all(|(known, _)| known != *name)) {
         return Err(format!("no part is called {name}"));
@@ -35,7 +37,7 @@ pub(crate) fn run(names: &[&str]) -> Result<(), String> {
         let done = part();
         let seconds = began.elapsed().as_secs();
         println!("== {name}: {done:?} after {seconds} s");
-        let figures = read(&folder.join(format!("{name}.json")));
+        let figures = figures(name);
         parts.push(json!({
             "part": name, "seconds": seconds, "failed": done.err(), "figures": figures,
         }));
@@ -46,7 +48,14 @@ pub(crate) fn run(names: &[&str]) -> Result<(), String> {
     if failed == 0 { Ok(()) } else { Err(format!("{failed} parts failed")) }
 }
 
-fn read(path: &Path) -> Value {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or_default()
+/// What a part has written down.
+fn figures(name: &str) -> Vec<Value> {
+    let paths: &[&str] = match name {
+        "sim" => &["nightly/sim.json", "nightly/sim-objects.json", "nightly/sim-bytes.json"],
+        "chaos" => &["chaos/report.json"],
+        _ => &[],
+    };
+    let read = |path: &&str| std::fs::read_to_string(Path::new("target").join(path)).ok();
+    let texts = paths.iter().filter_map(read);
+    texts.filter_map(|text| serde_json::from_str(&text).ok()).collect()
 }

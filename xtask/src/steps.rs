@@ -15,9 +15,9 @@ pub(crate) const STEPS: &[(&str, Step)] = &[
     ("docs", docs),
     ("deny", deny),
     ("instructions", crate::instructions::compare),
+    ("mutants", || crate::sim::mutants(&[])),
     ("fuzz", crate::fuzz::check),
     ("sim", crate::sim::check),
-    ("mutants", || crate::sim::mutants(&[])),
 ];
 
 /// Steps that are run by name only: counts belong to one compiler.

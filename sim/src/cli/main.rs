@@ -150,6 +150,9 @@ fn cases(folder: &Path) -> Result<(), Failed> {
     let mut paths: Vec<PathBuf> = listed.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.retain(|path| path.extension().is_some_and(|ending| ending == "json"));
     paths.sort();
+    if paths.is_empty() {
+        return Err(format!("no case is in {}", folder.display()).into());
+    }
     for path in &paths {
         let name = path.display().to_string();
         let case = case(&name)?;

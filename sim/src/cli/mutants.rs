@@ -34,6 +34,10 @@ pub(crate) struct Mutants {
 impl Mutants {
     /// Plants one after the other; all are tried, whatever becomes of one.
     pub(crate) fn run(&self) -> Result<(), String> {
+        let names: Vec<String> = Mutant::ALL.iter().map(|one| format!("{one:?}")).collect();
+        if let Some(only) = self.only.as_ref().filter(|only| !names.contains(only)) {
+            return Err(format!("no defect is called {only}"));
+        }
         let mut survivors = Vec::new();
         for mutant in Mutant::ALL {
             let name = format!("{mutant:?}");
@@ -59,7 +63,7 @@ impl Mutants {
 
     /// Goes through seeds, in a world with only the defect's own kinds of fault.
     fn hunt(&self, hunt: &Hunt) -> Result<String, String> {
-        for seed in self.first..=hunt.seeds_max {
+        for seed in self.first..self.first + hunt.seeds_max {
             let case = hunt.case(seed);
             let Some(violation) = hunt.planted(&case) else { continue };
             let invariant = violation.invariant;
@@ -161,4 +165,4 @@ impl Hunt {
 }
 
 /// How many seeds a kept case is tried with.
-const NEIGHBOURS: u64 = 200;
+const NEIGHBOURS: u64 = 20;

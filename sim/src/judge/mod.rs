@@ -108,6 +108,8 @@ pub(crate) struct State {
     /// The highest commit index that anybody has told or written.
     told: u64,
     votes: BTreeMap<(NodeId, u64), NodeId>,
+    /// Terms in which a leader has spoken.
+    heard: BTreeSet<u64>,
     /// Who campaigned first in a term.
     candidates: BTreeMap<u64, NodeId>,
     /// What long work of its state machine a server is at.
@@ -180,6 +182,7 @@ impl Judge {
             leaders: BTreeMap::new(),
             told: ORIGIN.index,
             votes: BTreeMap::new(),
+            heard: BTreeSet::new(),
             candidates: BTreeMap::new(),
             busy: BTreeMap::new(),
             appended: BTreeMap::new(),

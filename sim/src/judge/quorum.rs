@@ -31,8 +31,11 @@ impl State {
         }
         self.told = commit;
         let leads = self.leaders.get(&term) == Some(&id);
-        let of = self.disks.get(&id).and_then(|disk| disk.term_at(commit)).unwrap_or(term);
-        self.check(Invariant::CommittedOnQuorum, !leads || of == term, || {
+        let disk = self.disks.get(&id);
+        let of = disk.and_then(|disk| disk.term_at(commit)).unwrap_or(term);
+        // It tells no more than its own disk has, however much others have committed.
+        let cut = disk.is_some_and(|disk| disk.last() == commit);
+        self.check(Invariant::CommittedOnQuorum, !leads || cut || of == term, || {
             format!(
                 "the leader of term {term}, server {id}, commits {commit}, which is of term {of}"
             )

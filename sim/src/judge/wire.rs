@@ -27,14 +27,21 @@ impl Judge {
         ];
         state.sim.record_event(name(glance.kind), &numbers);
         state.term_is_durable(from, glance);
-        state.commit_told(from, glance.term, glance.commit);
+        if glance.kind == RaftKind::Append {
+            // A heartbeat says no more than its receiver is known to have.
+            state.commit_told(from, glance.term, glance.commit);
+        }
         match glance.kind {
             RaftKind::Append | RaftKind::Heartbeat => state.leader_speaks(from, glance),
             RaftKind::AppendResponse if !glance.reject => state.acknowledges(from, glance),
-            RaftKind::Vote => state.votes(from, from, glance.term).then_some(Moment::Campaigned),
+            RaftKind::Vote => {
+                state.votes(from, from, glance.term);
+                Some(Moment::Campaigned)
+            }
             RaftKind::VoteResponse if !glance.reject => {
                 let to = to?;
-                state.votes(from, to, glance.term).then_some(Moment::Voted)
+                state.votes(from, to, glance.term);
+                Some(Moment::Voted)
             }
             RaftKind::AppendResponse => {
                 state.sometimes("an append was refused");
@@ -70,7 +77,7 @@ impl State {
         });
     }
 
-    fn votes(&mut self, from: NodeId, to: NodeId, term: u64) -> bool {
+    fn votes(&mut self, from: NodeId, to: NodeId, term: u64) {
         let (stored_term, stored_vote) =
             self.disks.get(&from).map_or((0, 0), |disk| (disk.term, disk.vote));
         // Having gone on to a later term in the same write, it cannot vote in this one again.
@@ -88,7 +95,6 @@ impl State {
         self.check(Invariant::VoteDurable, voted == to, || {
             format!("server {from} votes for {to} in term {term}, after voting for {voted}")
         });
-        true
     }
 
     fn acknowledges(&mut self, from: NodeId, glance: &Glance) -> Option<Moment> {
@@ -116,13 +122,13 @@ impl State {
         if glance.kind == RaftKind::Append {
             self.appended.insert((glance.term, glance.last.index), glance.last.term);
         }
-        if let Some(&leader) = self.leaders.get(&glance.term) {
-            self.check(Invariant::ElectionSafety, leader == from, || {
-                format!("servers {leader} and {from} both lead in term {}", glance.term)
-            });
+        let leader = *self.leaders.entry(glance.term).or_insert(from);
+        self.check(Invariant::ElectionSafety, leader == from, || {
+            format!("servers {leader} and {from} both lead in term {}", glance.term)
+        });
+        if !self.heard.insert(glance.term) {
             return None;
         }
-        self.leaders.insert(glance.term, from);
         self.counts.elections += 1;
         if self.memberships.last_key_value().is_some_and(|(_, newest)| newest.is_joint()) {
             self.sometimes("a leader was elected in a joint configuration");

@@ -25,7 +25,7 @@ impl Run {
         if !self.until(40 * timeout, |run| run.cluster.leader().is_some()) {
             return self.violated(Invariant::Progress, "nobody leads after everything is healed");
         }
-        self.cluster.stop_clients(&self.stop);
+        self.stop.store(true, Ordering::Relaxed);
         if !self.serves() {
             return self.violated(Invariant::Progress, "the healed cluster does not serve");
         }
@@ -44,6 +44,7 @@ impl Run {
         let cluster = Arc::clone(&self.cluster);
         cluster.sim.kill(crate::operator::OPERATOR);
         cluster.sim.heal();
+        cluster.sim.disarm();
         cluster.links.heal();
         cluster.set_faulty(false);
         let all: Vec<u64> = cluster.options.servers().collect();
@@ -146,7 +147,7 @@ impl Run {
         let before = self.leads();
         self.until(20 * timeout, |_| false);
         let after = self.leads();
-        if before != after && !self.is_over() {
+        if (before.is_none() || before != after) && !self.is_over() {
             let what = format!("leader, term and commit moved from {before:?} to {after:?}");
             return self.violated(Invariant::Quiet, &what);
         }

@@ -71,6 +71,11 @@ impl Disk {
         self.nodes.retain(|id, _| named.contains(id));
         self.open.clear();
         self.locked = false;
+        self.disarm();
+    }
+
+    /// What was to fail does not.
+    pub(super) fn disarm(&mut self) {
         self.fail_next_sync = false;
         self.fail_next_read = false;
     }

@@ -115,6 +115,13 @@ impl Sim {
         self.lock().faults.dies_in.insert(process, count.max(1));
     }
 
+    /// Takes back what was to fail or kill at a later operation of some disk.
+    pub fn disarm(&self) {
+        let mut world = self.lock();
+        world.faults.dies_in.clear();
+        world.disks.values_mut().for_each(super::disk::Disk::disarm);
+    }
+
     /// How many tasks a process has.
     #[must_use]
     pub fn tasks(&self, process: u64) -> usize {
