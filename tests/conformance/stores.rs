@@ -222,8 +222,8 @@ mod custom_log {
         }
     }
 
-    /// Not while redb repairs itself: 2.6 does not survive every crash in the middle of that. It
-    /// then cannot be opened, which loses nothing in silence.
+    /// Without `a_crash_during_recovery_changes_nothing`: redb 2.6 does not survive every crash in
+    /// the middle of its repair. It then cannot be opened, which loses nothing in silence.
     mod on_a_disk_that_fails {
         use super::*;
 
