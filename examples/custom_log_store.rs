@@ -1,6 +1,8 @@
 //! A log store on an existing database, redb, line by line: the smallest correct one, in
 //! `examples/custom_log_store/ledger.rs`. `cargo run --example custom_log_store` counts its own
-//! runs in a log that it keeps; `tests/conformance` judges it, crashes and all.
+//! runs in a log that it keeps; `tests/conformance` judges it, crashes too, but for one case: a
+//! second crash, while redb 2.6 repairs what the first left, can leave a database that cannot be
+//! opened any more. Nothing is lost in silence then, but the server must be replaced.
 //!
 //! For most servers `FileLogStore` is the better choice, since a log in files writes less. This is
 //! for those whose data is in a database already.

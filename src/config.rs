@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use crate::id::NodeId;
+use crate::membership::MEMBERSHIP_BYTES_MAX;
+use crate::storage::Entry;
 
 /// How a node behaves. Make one with [`Config::default`] and change what you must.
 ///
@@ -31,7 +33,8 @@ pub struct Config {
     /// The longest command in bytes. Default 1 MiB.
     pub command_bytes_max: usize,
     /// The most bytes of entries in one append message; a single longer entry still goes. Default 1
-    /// MiB.
+    /// MiB. Very short entries take up to three times as much in the message as they count here,
+    /// and the transport must carry that.
     pub append_bytes_max: u64,
     /// The most append messages that one follower has not acknowledged. Default 256.
     pub appends_in_flight_max: usize,
@@ -86,8 +89,16 @@ impl Default for Config {
 /// for short commands.
 pub(crate) const COMMAND_OVERHEAD_BYTES: usize = 256;
 
-/// What a message holds besides entries; the longest is a long membership.
-const MESSAGE_OVERHEAD_BYTES: u64 = 64 << 10;
+/// What a message holds besides entries or commands: the members, of two configurations at most,
+/// and who sends it to whom.
+const MESSAGE_OVERHEAD_BYTES: u64 = 2 * MEMBERSHIP_BYTES_MAX as u64 + (4 << 10);
+
+/// What an entry without payload takes in a message: its head, and the length.
+const ENTRY_BYTES: u64 = Entry::HEAD_LEN as u64 + 4;
+
+/// The least that the engine counts for a command: tag and value of its term and of its index, and
+/// its context. Without them come only a leader's first entries, of which each has another term.
+const ENTRY_COUNTED_BYTES: u64 = 7;
 
 /// A value in a [`Config`] that cannot work.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -108,10 +119,10 @@ pub(crate) struct Ticks {
 }
 
 impl Config {
-    /// How long a message can get, so that the transport may be asked whether it carries that: what
-    /// stands around an entry is at most as long again as the engine counts for it.
+    /// How long a message can get, so that the transport may be asked whether it carries that. The
+    /// engine counts in another encoding than the message has.
     pub(crate) fn message_bytes(&self) -> u64 {
-        let appends = self.append_bytes_max.saturating_mul(2);
+        let appends = self.append_bytes_max.saturating_mul(ENTRY_BYTES / ENTRY_COUNTED_BYTES);
         appends.saturating_add(self.command_bytes_max as u64).saturating_add(MESSAGE_OVERHEAD_BYTES)
     }
 

@@ -347,6 +347,40 @@ fn stale_declarations(page: &str, source: &str) -> Vec<String> {
     parts.filter(|part| !part.starts_with("use") && !source.contains(part.as_str())).collect()
 }
 
+/// What a trait, struct or enum has, each by its name: methods, fields or variants.
+fn names_in(declaration: &str, text: &str) -> Option<Vec<String>> {
+    let head =
+        |line: &&str| line.split([':', '{']).next().unwrap_or_default().trim() == declaration;
+    let mut lines = text.lines().skip_while(|line| !head(line));
+    if lines.next()?.ends_with('}') {
+        return Some(Vec::new());
+    }
+    let inside = lines.take_while(|line| *line != "}").filter_map(|line| line.strip_prefix("    "));
+    let names = inside.map(|line| {
+        let words = ["pub ", "async ", "fn "];
+        let line = words.iter().fold(line, |line, word| line.strip_prefix(word).unwrap_or(line));
+        line.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>()
+    });
+    Some(names.filter(|name| !name.is_empty()).collect())
+}
+
+/// What a page leaves out of the declarations in it.
+fn missing_in_declarations(page: &str, source: &str) -> Vec<String> {
+    let blocks = page.split("```rust,no_run\n").skip(1);
+    let blocks: String =
+        blocks.map(|block| block.split("```").next().unwrap_or_default()).collect();
+    let kinds = ["pub trait ", "pub struct ", "pub enum "];
+    let heads = blocks.lines().filter(|line| kinds.iter().any(|kind| line.starts_with(kind)));
+    let heads = heads.map(|line| line.split([':', '{', ';']).next().unwrap_or_default().trim());
+    let missing = heads.flat_map(|head| {
+        let told = names_in(head, &blocks).unwrap_or_default();
+        let all = names_in(head, source).unwrap_or_default();
+        let missing = all.into_iter().filter(move |name| !told.contains(name));
+        missing.map(move |name| format!("{head} lacks {name}"))
+    });
+    missing.collect()
+}
+
 #[test]
 fn declarations_in_the_docs_are_those_of_the_source() {
     let sources = sources(&["src/runtime", "src/transport"], ".rs");
@@ -354,11 +388,15 @@ fn declarations_in_the_docs_are_those_of_the_source() {
     let source = source.join("\n");
     let pages = crate::sources(&["docs"], ".md").into_iter();
     let pages = pages.filter(|(path, _)| path.to_string_lossy().contains("writing-a-"));
-    each(pages.collect(), |_, text| stale_declarations(text, &source));
+    each(pages.collect(), |_, text| {
+        [stale_declarations(text, &source), missing_in_declarations(text, &source)].concat()
+    });
     let page = "```rust,no_run\npub trait Net {\n    fn dial(&self, port: u16);\n}\n```";
     assert_eq!(stale_declarations(page, "pub trait Net { fn dial(&self, port: u16); }"), [""; 0]);
     let stale = stale_declarations(page, "pub trait Net { fn dial(&self, address: &str); }");
     assert_eq!(stale, ["fndial(&self,port:u16)"]);
+    let more = "pub trait Net: Send {\n    async fn listen(\n    ) -> u16;\n\n    fn dial();\n}";
+    assert_eq!(missing_in_declarations(page, more), ["pub trait Net lacks listen"]);
 }
 
 #[test]

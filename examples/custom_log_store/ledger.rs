@@ -52,7 +52,9 @@ impl Ledger {
                 // A crash while a database is made leaves a file that is none. So it is made
                 // beside, and gets its name when it is whole.
                 let fresh = path.with_extension("fresh");
-                drop(database(file(&fresh)?)?);
+                let empty = file(&fresh)?;
+                empty.set_len(0).map_err(StorageError::io("beginning a log"))?;
+                drop(database(empty)?);
                 put_in_place(&fresh, &path).map_err(StorageError::io("beginning a log"))?;
             }
             database(file(&path)?)

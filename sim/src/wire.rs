@@ -204,6 +204,10 @@ fn peer_of(server: u64) -> Peer {
 
 #[async_trait]
 impl Transport for Wire {
+    fn check(&self, address: &str, message_bytes: u64) -> Result<(), TransportError> {
+        self.inner.check(address, message_bytes)
+    }
+
     fn attach(&self, inbox: Arc<dyn Inbox>) {
         self.inner.attach(inbox);
     }

@@ -279,6 +279,7 @@ pub(super) fn refuse_change(error: &MembershipError) -> Refusal {
             detail.id = Some(*id);
             8
         }
+        MembershipError::TooLarge => 9,
         MembershipError::NoLeader(_) => return Refusal::NotLeader,
         MembershipError::Stopped(_) | MembershipError::Unknown => return Refusal::Unknown,
     };
@@ -304,6 +305,7 @@ pub(super) fn change_refused(refusal: &Refusal) -> MembershipError {
         }
         (7, _) => MembershipError::Superseded { now: detail.number },
         (8, Some(id)) => MembershipError::UsedId { id },
+        (9, _) => MembershipError::TooLarge,
         _ => MembershipError::Unknown,
     }
 }
@@ -392,6 +394,7 @@ mod tests {
             MembershipError::RoleTaken { id, role: Role::Voter },
             MembershipError::RoleTaken { id, role: Role::Learner },
             MembershipError::Superseded { now: 9 },
+            MembershipError::TooLarge,
             MembershipError::UsedId { id },
             MembershipError::Unknown,
         ];

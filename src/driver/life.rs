@@ -428,6 +428,9 @@ fn check_first(members: &[Member], me: crate::NodeId) -> Result<(), &'static str
     if members.iter().any(|member| member.address.is_empty()) {
         return Err("every member needs an address");
     }
+    if !Membership::first(members.iter().cloned()).fits_messages() {
+        return Err("the members take more than 64 KiB with their names and addresses");
+    }
     Ok(())
 }
 

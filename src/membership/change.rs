@@ -136,6 +136,9 @@ pub enum MembershipError {
         /// The index of the membership in force.
         now: u64,
     },
+    /// All members together, with their names and addresses, would take more than 64 KiB.
+    #[error("the members would take more than 64 KiB with their names and addresses")]
+    TooLarge,
     /// The server was removed once, or its id is too like a known one; it needs a new id.
     #[error("id {id} was used before; a server that lost its log needs a new id")]
     UsedId {
@@ -244,6 +247,9 @@ impl Membership {
         after.staging.retain(|id| after.members.get(id).is_some_and(|m| m.role == Role::Learner));
         if after == *self {
             return Ok(None);
+        }
+        if !after.fits_messages() {
+            return Err(MembershipError::TooLarge);
         }
         let Self { members, staging, tombstones, .. } = after;
         Ok(Some(ChangeRecord { steps, members, staging, tombstones }))

@@ -101,6 +101,11 @@ impl Membership {
             && self.voters().next().is_some()
     }
 
+    /// Whether it can be sent, and one behind it that goes through a joint configuration.
+    pub(crate) fn fits_messages(&self) -> bool {
+        self.encode().len() <= MEMBERSHIP_BYTES_MAX
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         out.put_u8(VERSION);
@@ -244,4 +249,7 @@ fn put_count(out: &mut BytesMut, count: usize) {
     out.put_u32_le(u32::try_from(count).expect("names and members are limited far below 4 GiB"));
 }
 
+/// The most that the members of one configuration take, encoded, with those who were removed: more
+/// would not fit the messages that carry them.
+pub(crate) const MEMBERSHIP_BYTES_MAX: usize = 64 << 10;
 const VERSION: u8 = 1;

@@ -180,7 +180,7 @@ pub enum BootstrapError {
     #[error("the store has state already; a cluster is formed on empty stores only")]
     NotBlank,
     /// This server is not among the first members, or none of them votes, or two share an id or
-    /// address.
+    /// address, or all together take more than 64 KiB.
     #[error("impossible first membership: {0}")]
     Membership(&'static str),
     /// The node has stopped.

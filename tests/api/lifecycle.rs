@@ -6,8 +6,9 @@ use bytes::Bytes;
 use kontiki::runtime::ByteReader;
 use kontiki::storage::{MemoryLogStore, MemorySnapshotStore, SnapshotMeta};
 use kontiki::{
-    BootstrapError, BoxError, Change, Command, Consistency, Fatal, JoinError, MembershipError,
-    Parts, ProposeError, Raft, ReadError, Snapshot, StartError, StateMachine, TransferError,
+    BootstrapError, BoxError, Change, Command, Consistency, Fatal, JoinError, Member,
+    MembershipError, Parts, ProposeError, Raft, ReadError, Snapshot, StartError, StateMachine,
+    TransferError,
 };
 
 use crate::harness::{Cluster, address, id, member};
@@ -18,6 +19,9 @@ pub(crate) async fn a_cluster_is_formed_on_empty_stores_only(mut cluster: Cluste
     let error = raft.bootstrap(vec![member(2)]).await.unwrap_err();
     assert!(matches!(error, BootstrapError::Membership(_)), "{error}");
     let error = raft.bootstrap(vec![member(1), member(1)]).await.unwrap_err();
+    assert!(matches!(error, BootstrapError::Membership(_)), "{error}");
+    let long = Member { name: "x".repeat(64 << 10), ..member(1) };
+    let error = raft.bootstrap(vec![long]).await.unwrap_err();
     assert!(matches!(error, BootstrapError::Membership(_)), "{error}");
     let formed = raft.bootstrap(vec![member(1)]).await.unwrap();
     assert_eq!(raft.status().cluster, formed);

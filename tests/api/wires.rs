@@ -67,7 +67,7 @@ struct Fenced {
 }
 
 impl Fenced {
-    fn check(&self, peer: &Peer) -> Result<(), TransportError> {
+    fn reach(&self, peer: &Peer) -> Result<(), TransportError> {
         let cut = self.cut.lock().unwrap();
         if cut.contains(&self.address) || cut.contains(&peer.address) {
             return Err(TransportError::Unreachable { reason: "cut off".to_owned() });
@@ -78,12 +78,16 @@ impl Fenced {
 
 #[async_trait]
 impl Transport for Fenced {
+    fn check(&self, address: &str, message_bytes: u64) -> Result<(), TransportError> {
+        self.inner.check(address, message_bytes)
+    }
+
     fn attach(&self, inbox: Arc<dyn Inbox>) {
         self.inner.attach(inbox);
     }
 
     fn send(&self, peer: &Peer, message: Message) -> Result<(), TransportError> {
-        self.check(peer)?;
+        self.reach(peer)?;
         self.inner.send(peer, message)
     }
 
@@ -93,7 +97,7 @@ impl Transport for Fenced {
         head: Message,
         body: ByteReader,
     ) -> Result<(), TransportError> {
-        self.check(peer)?;
+        self.reach(peer)?;
         self.inner.send_stream(peer, head, body).await
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{Seat, TransportFixture, cluster, local, only_these, pattern};
 use crate::config::Config;
-use crate::conformance::{Broken, KEPT, Outcome};
+use crate::conformance::{Broken, KEPT, Outcome, Promised as _};
 use crate::id::{ClusterId, GroupId};
 use crate::transport::{Local, Peer, TransportError};
 
@@ -29,23 +29,51 @@ pub(super) async fn a_message_arrives_as_it_was_sent(fixture: Fixture) -> Outcom
 
 pub(super) async fn a_long_message_arrives(fixture: Fixture) -> Outcome {
     let (one, two) = (Seat::new(&fixture, 1).await, Seat::new(&fixture, 2).await);
-    let config = Config::default();
-    let append = usize::try_from(config.append_bytes_max).unwrap_or(usize::MAX);
-    let len = config.command_bytes_max.max(append) + (64 << 10);
-    let payload = pattern(1, len);
+    let message_bytes = Config::default().message_bytes();
+    let said = one.transport.check(&one.address, message_bytes);
+    said.promised("the check whether a node of the default configuration can start")?;
+    let payload = one.payload_of(message_bytes);
     one.send_until_it_arrives(&two.peer(), &two.inbox, payload).await?;
+    KEPT
+}
+
+pub(super) async fn what_is_carried_is_said_before(fixture: Fixture) -> Outcome {
+    let (one, two) = (Seat::new(&fixture, 1).await, Seat::new(&fixture, 2).await);
+    let lengths = match one.transport.check("", LONG) {
+        // Also exactly as long as it may be, and one longer.
+        Err(TransportError::TooLarge { bytes_max, .. }) => {
+            vec![bytes_max, bytes_max.saturating_add(1), LONG]
+        }
+        _ => vec![LONG],
+    };
+    for len in lengths {
+        let payload = one.payload_of(len);
+        match one.transport.check("", len) {
+            Ok(()) => one.send_until_it_arrives(&two.peer(), &two.inbox, payload).await?,
+            Err(TransportError::TooLarge { bytes, bytes_max }) => {
+                let sensible = bytes == len && bytes_max < len;
+                ensure!(sensible, "the check of {len} bytes says {bytes}, over {bytes_max}");
+                let sent = one.send(&two.peer(), payload);
+                let refused = matches!(sent, Err(TransportError::TooLarge { .. }));
+                ensure!(refused, "the check says no to {len} bytes, and they are not refused");
+            }
+            Err(error) => {
+                return Err(Broken::new(format!("the check of {len} bytes fails with: {error}")));
+            }
+        }
+    }
     KEPT
 }
 
 pub(super) async fn a_message_that_is_too_long_is_refused(fixture: Fixture) -> Outcome {
     let (one, two) = (Seat::new(&fixture, 1).await, Seat::new(&fixture, 2).await);
     one.send_until_it_arrives(&two.peer(), &two.inbox, "before").await?;
-    let len = 40 << 20;
-    match one.send(&two.peer(), vec![7; len]) {
+    let len = LONG;
+    match one.send(&two.peer(), one.payload_of(len)) {
         // One that carries messages of any length.
         Ok(()) => {}
         Err(TransportError::TooLarge { bytes, bytes_max }) => {
-            let sensible = bytes > bytes_max && bytes >= len as u64;
+            let sensible = bytes > bytes_max && bytes >= len;
             ensure!(sensible, "{len} bytes are refused as {bytes} over the limit of {bytes_max}");
         }
         Err(error) => {
@@ -185,5 +213,7 @@ pub(super) async fn a_disconnected_server_can_be_sent_to_again(fixture: Fixture)
     KEPT
 }
 
+/// Longer than any sensible limit, and not longer than a queue.
+const LONG: u64 = 40 << 20;
 /// Messages that are sent behind others have higher numbers than this.
 const LATE: u64 = 1_000;

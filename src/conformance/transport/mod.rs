@@ -78,6 +78,8 @@ kit! {
         a_message_arrives_as_it_was_sent,
         /// A message as long as the default configuration makes them arrives.
         a_long_message_arrives,
+        /// A message as long as `check` says yes to arrives, and one that it says no to is refused.
+        what_is_carried_is_said_before,
         /// A message that is too long is refused with its length and the limit, and those behind it
         /// arrive.
         a_message_that_is_too_long_is_refused,
@@ -218,6 +220,13 @@ impl Seat {
     fn message(&self, to: NodeId, payload: impl Into<Bytes>) -> Message {
         let Local { cluster, group, node } = self.local;
         Message::probe(cluster, group, node, to, payload.into())
+    }
+
+    /// A payload that makes a message of this length.
+    fn payload_of(&self, message_bytes: u64) -> Bytes {
+        let around = self.message(somebody(), Bytes::new()).encode().len();
+        let len = usize::try_from(message_bytes).unwrap_or(usize::MAX).saturating_sub(around);
+        pattern(message_bytes, len).into()
     }
 
     fn send(&self, to: &Peer, payload: impl Into<Bytes>) -> Result<(), TransportError> {

@@ -183,9 +183,9 @@ fn a_node_does_not_start_on_a_transport_that_does_not_carry_its_longest_command(
         });
         started.err().map(|error| error.to_string())
     };
-    assert_eq!(refused(5 << 20), None);
-    let text = "the transport: a message of 8454144 bytes is over the limit of 8388608";
-    assert_eq!(refused(6 << 20).as_deref(), Some(text));
+    assert_eq!(refused(4 << 20), None);
+    let text = "the transport: a message of 8523776 bytes is over the limit of 8388608";
+    assert_eq!(refused(5 << 20).as_deref(), Some(text));
 }
 
 struct Nobody;

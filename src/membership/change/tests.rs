@@ -69,6 +69,28 @@ fn names_and_addresses_have_a_limit() {
 }
 
 #[test]
+fn all_members_together_have_a_limit() {
+    let mut m = three();
+    let long = "x".repeat(TEXT_BYTES_MAX - 10);
+    let mut refused = None;
+    for next in 4..100 {
+        let new = Member::voter(next.into(), long.clone(), format!("{long}{next}"));
+        match m.plan(&Change::Add(new)) {
+            Ok(record) => m = m.after(record.as_ref(), next).unwrap(),
+            Err(error) => {
+                refused = Some(error);
+                break;
+            }
+        }
+        // Whoever is taken in can also be promoted.
+        let promoted = m.plan(&Change::Promote(next.into())).unwrap();
+        m = m.after(promoted.as_ref(), next).unwrap();
+    }
+    assert_eq!((refused, m.members.len()), (Some(MembershipError::TooLarge), 3 + 31));
+    assert!(m.plan(&Change::Remove(1.into())).unwrap().is_some());
+}
+
+#[test]
 fn the_last_removed_servers_are_remembered() {
     let mut m = three();
     let limit = TOMBSTONES_MAX as u64;

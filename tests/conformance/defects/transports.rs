@@ -40,6 +40,7 @@ enum Flaw {
     Optimist,
     Reorders,
     StreamsHoldUp,
+    Timid,
     Twice,
     WhoeverIsThere,
 }
@@ -68,6 +69,15 @@ fn unreachable() -> TransportError {
 
 #[async_trait]
 impl Transport for Bent {
+    fn check(&self, address: &str, bytes: u64) -> Result<(), TransportError> {
+        match self.0 {
+            Flaw::Timid if bytes > 64 << 10 => {
+                Err(TransportError::TooLarge { bytes, bytes_max: 64 << 10 })
+            }
+            _ => self.1.check(address, bytes),
+        }
+    }
+
     fn attach(&self, inbox: Arc<dyn Inbox>) {
         let first = self.2.lock().unwrap().attached.insert(inbox.local().group);
         if first || self.0 != Flaw::AttachesOnce {
@@ -240,6 +250,7 @@ fn each_flaw_is_caught_by_the_promise_it_breaks() {
     for (flaw, name, how) in [
         (Flaw::AttachesOnce, "a_group_can_be_attached_again", "the arrival"),
         (Flaw::CountsWrong, "a_message_that_is_too_long_is_refused", "refused as 1 over"),
+        (Flaw::CountsWrong, "what_is_carried_is_said_before", "of a message of 41942"),
         (Flaw::DetachesAll, "detaching_leaves_other_groups_alone", ""),
         (Flaw::DropsSilently, "nobody_there_is_said", "the report that nobody is there"),
         (Flaw::EndsWhereItBreaks, "a_stream_whose_source_fails_is_no_stream", "counts as sent"),
@@ -258,6 +269,8 @@ fn each_flaw_is_caught_by_the_promise_it_breaks() {
         (Flaw::Optimist, "the_verdict_comes_back", "the sender hears: success"),
         (Flaw::Optimist, "a_stream_to_the_wrong_one_is_refused", "counts as taken"),
         (Flaw::Reorders, "a_stream_arrives_whole_and_in_order", "in another order"),
+        (Flaw::Timid, "a_long_message_arrives", "can start"),
+        (Flaw::Timid, "what_is_carried_is_said_before", "65537 bytes, and they are not refused"),
         (Flaw::Twice, "a_message_arrives_at_most_once", "delivered twice"),
         (Flaw::WhoeverIsThere, "another_server_gets_nothing", ""),
     ] {
