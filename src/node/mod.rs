@@ -105,9 +105,7 @@ impl Node {
                 return;
             }
             node.raw.tick();
-            let campaigns =
-                matches!(node.raw.raft.state, StateRole::PreCandidate | StateRole::Candidate);
-            if campaigns && node.raw.raft.election_elapsed == 0 {
+            if node.is_campaigning() && node.raw.raft.election_elapsed == 0 {
                 node.attempt += 1;
             }
         });
@@ -134,6 +132,7 @@ impl Node {
             }
             Verdict::Malformed => node.malformed += 1,
             Verdict::Useless => {}
+            Verdict::Committed(at) => node.learn_commit(at),
             Verdict::DataLoss(reason) => node.fatal = Some(Fatal::DataLoss(reason)),
         });
     }

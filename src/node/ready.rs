@@ -228,6 +228,11 @@ impl Node {
         );
         self.history.push(entry.index, membership);
         self.step_down_if_removed();
+        if self.is_campaigning() {
+            // The votes so far were asked of others.
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, raft::INVALID_ID);
+        }
     }
 
     /// A leader that votes no more would lead for ever and elect nobody; the engine leaves this to
