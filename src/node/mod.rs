@@ -66,6 +66,8 @@ pub(crate) struct Node {
     vote_barrier: u64,
     /// W3: the newest number that replaced entries handed over before.
     truncate_barrier: u64,
+    /// The write that must be durable before anybody hears of the membership in force.
+    change_barrier: u64,
     /// The last index handed to the state machine, and the last it has applied.
     applying: u64,
     applied: LogId,

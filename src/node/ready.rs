@@ -140,6 +140,7 @@ impl Node {
                 if !Mutant::CommittedChangeForgotten.is_planted() {
                     self.writes.add(number, Vec::new(), None);
                     self.writes.must_sync();
+                    self.change_barrier = number;
                 }
             }
             self.note_committed(LogId { term: entry.term, index: entry.index }, number);
