@@ -69,15 +69,18 @@ impl Driver {
 
     /// Takes in what another server asks.
     pub(super) fn requested(&mut self, request: Request) {
-        if !self.requests_seen.is_new(&request) {
+        if !self.requests_seen.is_new(&request, self.node.term()) {
             return;
         }
         let id = request.id;
         let patience = Duration::from_millis(request.patience_ms.into());
         let deadline = self.now + patience.min(self.config.verb_timeout);
-        // Meant for this server as leader before it restarted, which may have carried it out.
-        let before = request.hops == HOPS_MAX && request.term <= self.term_at_start;
-        if before && request.counts() {
+        // Meant for this server as leader of a term in which it led, but not now. A copy may have
+        // been carried out: before a restart, or so long ago that nobody remembers.
+        let led = request.hops == HOPS_MAX;
+        let leads = self.node.is_leader() && self.node.term() == request.term;
+        let forgotten = self.requests_seen.may_have_forgotten(request.term);
+        if request.counts() && led && !leads && forgotten {
             return self.answer_to(id, Err(Refusal::Unknown));
         }
         if !self.node.is_leader() {

@@ -46,7 +46,7 @@ impl Driver {
     /// Begins to hand over, as leader.
     pub(super) fn transfer(&mut self, to: NodeId, asker: TransferAsker, deadline: Instant) {
         let refused = match self.node.membership().member(to) {
-            _ if !self.node.is_established() => Some(NoLeader.into()),
+            _ if !self.node.is_established() || !self.is_membership_told() => Some(NoLeader.into()),
             None => Some(TransferError::NotFound { id: to }),
             Some(member) if member.role == Role::Learner => {
                 Some(TransferError::NotVoter { id: to })

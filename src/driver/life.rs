@@ -301,7 +301,8 @@ impl Driver {
             status.counters.misdirected = self.shared.misdirected.load(Ordering::Relaxed);
             status.counters.overflowed = self.shared.overflowed.load(Ordering::Relaxed);
             let after = (status.role, status.term, status.leader, status.established);
-            if status.membership.index() == node.membership().index() {
+            let same = status.membership.index() == node.membership().index();
+            if same || !node.is_membership_durable() {
                 return before != after;
             }
             let old = std::mem::replace(&mut status.membership, node.membership().clone());

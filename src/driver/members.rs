@@ -68,7 +68,8 @@ impl Driver {
         if !self.node.is_established() {
             return self.change_ended(asker, Err(NoLeader.into()));
         }
-        if self.change.is_some() && !Mutant::SecondChangeTaken.is_planted() {
+        let busy = self.change.is_some() || !self.is_membership_told();
+        if busy && !Mutant::SecondChangeTaken.is_planted() {
             return self.change_ended(asker, Err(MembershipError::InProgress));
         }
         if change == Change::Remove(self.shared.id())
@@ -80,6 +81,12 @@ impl Driver {
             return self.transfer(heir, TransferAsker::Removal(Box::new(removal)), deadline);
         }
         self.change_now(&change, planned_on, asker, deadline);
+    }
+
+    /// Whether everybody may know of the membership in force. Until then no answer depends on it:
+    /// whoever hears that a server is gone may take it away.
+    pub(super) fn is_membership_told(&self) -> bool {
+        self.shared.status().membership.index() == self.node.membership().index()
     }
 
     /// Makes a change, also the removal of this leader itself.
@@ -116,6 +123,10 @@ impl Driver {
         let index = self.node.membership().index();
         if std::mem::replace(&mut self.membership_seen, index) != index {
             self.remember_leavers();
+        }
+        if !outcomes.is_empty() {
+            // Who is answered finds the status as it was told.
+            self.publish();
         }
         for outcome in outcomes {
             let Some(change) = self.change.take() else { continue };

@@ -71,8 +71,6 @@ struct Driver {
     seed: u64,
     /// Which start of this process: answers to requests of an earlier one are not ours.
     incarnation: u64,
-    /// In which term it started: it leads only in later ones.
-    term_at_start: u64,
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
     snapshots: Arc<dyn SnapshotStore>,

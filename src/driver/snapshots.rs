@@ -33,12 +33,14 @@ impl Driver {
 
     pub(super) fn snapshot_taken(&mut self, meta: SnapshotMeta) {
         self.capturing = false;
+        self.node.handle_snapshot_taken(meta, self.config.trailing_entries);
+        // It may not be this one: a leader's may have been installed meanwhile.
+        let newest = self.node.snapshot().map(|meta| meta.log_id);
         self.shared.publish(|status| {
             status.counters.snapshots_taken += 1;
-            status.snapshot = meta.log_id;
+            status.snapshot = newest.unwrap_or(status.snapshot);
             true
         });
-        self.node.handle_snapshot_taken(meta, self.config.trailing_entries);
     }
 
     /// A leader's snapshot is stored here; the core says whether it is wanted.

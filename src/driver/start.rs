@@ -153,6 +153,7 @@ fn spawn(parts: Parts, ticks: Ticks, seed: u64, node: Node, shared: &Arc<Shared>
     let now = runtime.now();
     let tick_at = now + parts.config.tick;
     let late = Late::new(node.applied().index);
+    let requests_seen = Seen::new(node.term());
     parts.transport.attach(Arc::clone(shared) as _);
     let driver = Driver {
         shared: Arc::clone(shared),
@@ -162,7 +163,6 @@ fn spawn(parts: Parts, ticks: Ticks, seed: u64, node: Node, shared: &Arc<Shared>
         group: parts.group,
         seed,
         incarnation: runtime.random(),
-        term_at_start: node.term(),
         timer: runtime.timer(tick_at),
         runtime: Arc::clone(&runtime),
         transport: parts.transport,
@@ -182,7 +182,7 @@ fn spawn(parts: Parts, ticks: Ticks, seed: u64, node: Node, shared: &Arc<Shared>
         reads: Reads::new(),
         forwarded: BTreeMap::new(),
         requests_sent: 0,
-        requests_seen: Seen::default(),
+        requests_seen,
         forwards_rest: false,
         change: None,
         membership_seen: 0,

@@ -48,6 +48,11 @@ impl Node {
         Ok(at)
     }
 
+    /// Whether a restart would know that the membership in force is committed, so that others may.
+    pub(crate) fn is_membership_durable(&self) -> bool {
+        self.change_barrier <= self.durable
+    }
+
     fn propose_record(&mut self, record: &ChangeRecord) -> Option<LogId> {
         let mut entry = eraftpb::Entry::default();
         entry.entry_type = EntryType::EntryConfChangeV2;

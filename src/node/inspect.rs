@@ -4,6 +4,7 @@
 use raft::StateRole;
 
 use super::Node;
+use crate::id::LogId;
 use crate::membership::{ChangeRecord, Membership};
 use crate::mutant::Mutant;
 use crate::storage::{Entry, EntryKind, INDEX_MAX};
@@ -18,6 +19,8 @@ pub(super) enum Verdict {
     Malformed,
     /// It is right but would harm or says nothing new; it is dropped.
     Useless,
+    /// It is of an earlier term and dropped, but what it says of the commit holds.
+    Committed(LogId),
     /// It proves that this node has lost what it acknowledged.
     DataLoss(String),
 }
@@ -70,13 +73,25 @@ impl Node {
     /// The engine ignores what is of an older term. But a refusal tells how far the log is
     /// committed, which is true in every term; and where it tells a candidate of a membership
     /// change, there may be nobody else to learn it from: who refuses has left the voters, and is
-    /// needed until the candidate knows.
-    fn inspect_refusal(&self, message: &mut RaftMessage) -> Verdict {
-        let raft = &self.raw.raft;
-        if message.reject && message.term < raft.term && message.commit > raft.raft_log.committed {
-            message.term = raft.term;
+    /// needed until the candidate knows. It says nothing against this campaign, which the same
+    /// server may yet grant.
+    fn inspect_refusal(&self, message: &RaftMessage) -> Verdict {
+        if message.reject && message.term < self.raw.raft.term {
+            let at = LogId { term: message.commit_term, index: message.commit };
+            return Verdict::Committed(at);
         }
         Verdict::Fine
+    }
+
+    /// A candidate takes in how far the log is committed, as it does from refusals of its own term.
+    pub(super) fn learn_commit(&mut self, at: LogId) {
+        if self.is_campaigning() && at.term > 0 {
+            self.raw.raft.raft_log.maybe_commit(at.index, at.term);
+        }
+    }
+
+    pub(super) fn is_campaigning(&self) -> bool {
+        matches!(self.raw.raft.state, StateRole::PreCandidate | StateRole::Candidate)
     }
 
     fn inspect_append_response(&self, from: u64, message: &mut RaftMessage) -> Verdict {

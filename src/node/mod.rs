@@ -66,6 +66,8 @@ pub(crate) struct Node {
     vote_barrier: u64,
     /// W3: the newest number that replaced entries handed over before.
     truncate_barrier: u64,
+    /// The write that must be durable before anybody hears of the membership in force.
+    change_barrier: u64,
     /// The last index handed to the state machine, and the last it has applied.
     applying: u64,
     applied: LogId,
@@ -105,9 +107,7 @@ impl Node {
                 return;
             }
             node.raw.tick();
-            let campaigns =
-                matches!(node.raw.raft.state, StateRole::PreCandidate | StateRole::Candidate);
-            if campaigns && node.raw.raft.election_elapsed == 0 {
+            if node.is_campaigning() && node.raw.raft.election_elapsed == 0 {
                 node.attempt += 1;
             }
         });
@@ -134,6 +134,7 @@ impl Node {
             }
             Verdict::Malformed => node.malformed += 1,
             Verdict::Useless => {}
+            Verdict::Committed(at) => node.learn_commit(at),
             Verdict::DataLoss(reason) => node.fatal = Some(Fatal::DataLoss(reason)),
         });
     }

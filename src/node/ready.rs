@@ -140,6 +140,7 @@ impl Node {
                 if !Mutant::CommittedChangeForgotten.is_planted() {
                     self.writes.add(number, Vec::new(), None);
                     self.writes.must_sync();
+                    self.change_barrier = number;
                 }
             }
             self.note_committed(LogId { term: entry.term, index: entry.index }, number);
@@ -228,6 +229,11 @@ impl Node {
         );
         self.history.push(entry.index, membership);
         self.step_down_if_removed();
+        if self.is_campaigning() {
+            // The votes so far were asked of others.
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, raft::INVALID_ID);
+        }
     }
 
     /// A leader that votes no more would lead for ever and elect nobody; the engine leaves this to

@@ -110,6 +110,7 @@ impl Node {
             vote: (0, 0),
             vote_barrier: 0,
             truncate_barrier: 0,
+            change_barrier: 0,
             applying: applied.index,
             applied,
             appliable: applied.index,

@@ -1,7 +1,12 @@
 //! How a change of the membership is judged.
 
 use super::stage::{Stage, TICK};
+use crate::id::LogId;
 use crate::membership::{Change, Member, MembershipError};
+use crate::raft::TransferError;
+use crate::status::RaftRole;
+use crate::storage::{Entry, EntryKind};
+use crate::transport::{MessageBody, RaftKind, RaftMessage};
 
 fn learner(n: u64) -> Change {
     Change::Add(Member::learner(n.into(), "", format!("a{n}")))
@@ -21,4 +26,70 @@ fn a_change_is_not_taken_for_an_earlier_one_that_ended_late() {
     assert_eq!(second.look(), None);
     let after = stage.until(&mut second).unwrap();
     assert!(after.member(4.into()).is_some() && after.member(5.into()).is_some());
+}
+
+/// Server 2, as leader of term 2, appends the removal of server 3 and does not commit it.
+fn hear_of_removal(stage: &Stage) -> LogId {
+    let (last, term) = (stage.raft.status().last, 2);
+    let log_id = LogId { term, index: last.index + 1 };
+    let plan = stage.raft.status().membership.plan(&Change::Remove(3.into()));
+    let data = plan.unwrap().unwrap().encode();
+    let append = RaftMessage {
+        kind: RaftKind::Append,
+        term,
+        log_id: last,
+        commit: last.index,
+        entries: vec![Entry { log_id, kind: EntryKind::Change, data }],
+        ..RaftMessage::default()
+    };
+    stage.hear(2, MessageBody::Raft(append));
+    stage.turn();
+    assert_eq!((stage.raft.status().last, stage.raft.status().commit), (log_id, last.index));
+    log_id
+}
+
+/// P36: whoever hears of a removal may take the server away.
+#[test]
+fn a_follower_shows_a_removal_only_when_a_restart_would_know_it() {
+    let stage = Stage::new(|_| {});
+    let at = hear_of_removal(&stage);
+    stage.disk.shut();
+    let kind = RaftKind::Heartbeat;
+    let commit = RaftMessage { kind, term: 2, commit: at.index, ..RaftMessage::default() };
+    stage.hear(2, MessageBody::Raft(commit));
+    stage.ticks(1);
+    let status = stage.raft.status();
+    assert_eq!((status.commit, status.membership.members().count()), (at.index, 3));
+    let mut watch = stage.raft.watch();
+    let mut changed = stage.call(|_| async move { watch.changed().await });
+    stage.disk.open();
+    stage.ticks(1);
+    let told = changed.look().expect("whoever watches is told").membership;
+    assert_eq!((told.index(), told.members().count()), (at.index, 2));
+}
+
+/// P36. It finds the removal that its predecessor began.
+#[test]
+fn a_new_leader_tells_of_a_removal_only_when_a_restart_would_know_it() {
+    let stage = Stage::new(|_| {});
+    hear_of_removal(&stage);
+    while stage.raft.status().role != RaftRole::Leader {
+        if !stage.answer() {
+            stage.ticks(1);
+        }
+        stage.turn();
+    }
+    stage.disk.shut();
+    stage.play();
+    assert!(stage.raft.status().established);
+    let remove = Change::Remove(3.into());
+    let mut again = stage.call(|raft| async move { raft.change_membership(remove).await });
+    let mut transfer = stage.call(|raft| async move { raft.transfer_leadership(3.into()).await });
+    stage.ticks(10);
+    assert_eq!(stage.raft.status().membership.members().count(), 3);
+    assert_eq!((again.look(), transfer.look()), (None, None));
+    stage.disk.open();
+    assert_eq!(stage.until(&mut again), Err(MembershipError::NotFound { id: 3.into() }));
+    assert_eq!(stage.until(&mut transfer), Err(TransferError::NotFound { id: 3.into() }));
+    assert_eq!(stage.raft.status().membership.members().count(), 2);
 }

@@ -1,8 +1,14 @@
 //! A snapshot of the leader against what this server is doing.
 
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
+
+use super::gate::lock;
 use super::stage::{Failing, Stage};
 use crate::error::Fatal;
 use crate::id::LogId;
+use crate::raft::Raft;
 use crate::transport::{MessageBody, RaftKind, RaftMessage};
 
 /// P40.
@@ -49,6 +55,38 @@ fn while_a_snapshot_is_installed_this_server_does_not_campaign() {
     stage.ticks(1);
     assert_eq!(stage.raft.status().applied, 100);
     assert_eq!(stage.raft.status().stopped, None);
+}
+
+/// Looks at the status whenever it is told that there is another.
+struct Watcher(Raft, Mutex<Vec<LogId>>);
+
+impl Wake for Watcher {
+    fn wake(self: Arc<Self>) {
+        lock(&self.1).push(self.0.status().snapshot);
+    }
+}
+
+/// One that was captured before is written out afterwards.
+#[test]
+fn the_status_never_goes_back_behind_an_installed_snapshot() {
+    let stage = Stage::new(|parts| parts.config.snapshot_after_entries = 2);
+    stage.saving.shut();
+    stage.follow(&[b"a", b"b", b"c"]);
+    stage.ticks(1);
+    let term = stage.raft.status().term;
+    let at = LogId { term, index: 100 };
+    stage.hear_snapshot(2, term, at);
+    stage.ticks(1);
+    assert_eq!((stage.raft.status().snapshot, stage.raft.status().applied), (at, 100));
+    let watcher = Arc::new(Watcher(stage.raft.clone(), Mutex::default()));
+    let waker = Waker::from(Arc::clone(&watcher));
+    let mut watch = stage.raft.watch();
+    let mut changed = pin!(watch.changed());
+    assert!(changed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    stage.saving.open();
+    stage.ticks(1);
+    assert_eq!(stage.raft.status().counters.snapshots_taken, 1);
+    assert_eq!(*lock(&watcher.1), [at]);
 }
 
 #[test]

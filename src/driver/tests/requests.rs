@@ -123,6 +123,50 @@ fn a_restarted_leader_does_not_say_that_what_it_was_asked_before_was_not_done() 
     assert_eq!(stage.answers(), [unknown, refused]);
 }
 
+/// Which requests were taken in is remembered of so many senders only.
+#[test]
+fn who_has_forgotten_what_it_was_asked_as_leader_does_not_say_that_it_was_not_done() {
+    let stage = Stage::new(|_| {});
+    stage.lead();
+    let term = stage.raft.status().term;
+    let request = propose(term, 2, 1);
+    stage.hear(2, MessageBody::Request(request.clone()));
+    stage.turn();
+    assert!(matches!(stage.answers()[..], [Answer { result: Ok(Reply::Appended { .. }), .. }]));
+    stage.play();
+    // It leads no more.
+    stage.follow(&[]);
+    for incarnation in 1_000..2_024 {
+        let id = RequestId { incarnation, ..request.id };
+        let probe = Request { id, verb: Verb::ReadIndex, ..propose(term + 1, 2, 1) };
+        stage.hear(2, MessageBody::Request(probe));
+        stage.turn();
+    }
+    stage.sent();
+    let id = RequestId { incarnation: 2_023, number: 2, ..request.id };
+    let never_taken = Request { id, ..propose(term + 1, 2, 2) };
+    for request in [&never_taken, &request] {
+        stage.hear(2, MessageBody::Request(request.clone()));
+    }
+    stage.turn();
+    let refused = Answer { id: never_taken.id, result: Err(Refusal::NotLeader) };
+    let unknown = |id| Answer { id, result: Err(Refusal::Unknown) };
+    assert_eq!(stage.answers(), [refused, unknown(request.id)]);
+    // It leads again, in a later term.
+    stage.lead();
+    let last = stage.raft.status().last;
+    let sibling = propose(term, 3, 1);
+    stage.sent();
+    stage.hear(3, MessageBody::Request(sibling.clone()));
+    stage.turn();
+    assert_eq!(stage.answers(), [unknown(sibling.id)]);
+    assert_eq!(stage.raft.status().last, last);
+    let now = propose(stage.raft.status().term, 3, 3);
+    stage.hear(3, MessageBody::Request(now));
+    stage.turn();
+    assert!(matches!(stage.answers()[..], [Answer { result: Ok(Reply::Appended { .. }), .. }]));
+}
+
 #[test]
 fn commands_that_come_back_out_of_order_end_at_their_own_deadlines() {
     let stage = Stage::new(|_| {});

@@ -6,7 +6,7 @@ use crate::id::LogId;
 use crate::membership::{Change, Membership};
 use crate::node::APPLY_ENTRIES_MAX;
 use crate::status::RaftRole;
-use crate::storage::Entry;
+use crate::storage::{Entry, EntryKind};
 use crate::transport::{RaftKind, RaftMessage};
 
 /// An election timeout, in ticks.
@@ -155,6 +155,51 @@ fn a_transfer_to_who_does_not_know_yet_that_it_votes_ends() {
     cluster.node(leader).handle_transfer(3);
     cluster.settle();
     assert!(cluster.node(3).is_leader());
+}
+
+/// Who refused an earlier campaign may grant this one.
+#[test]
+fn a_late_refusal_tells_of_the_commit_and_costs_no_vote() {
+    let mut disk = Disk::bootstrapped(&Membership::first([voter(1), voter(2), voter(3)]));
+    let entry = |index| Entry::application(LogId { term: 1, index }, b"x");
+    disk.entries = (2..=3).map(entry).collect();
+    disk.hard_state.term = 5;
+    let mut server = Server::new(1, disk, &Config::default());
+    while server.node.role() != RaftRole::Candidate {
+        server.node.handle_tick();
+    }
+    let refusal =
+        |kind, commit| RaftMessage { reject: true, commit, commit_term: 1, ..word(kind, 3) };
+    for (kind, commit) in [(RaftKind::PreVoteResponse, 2), (RaftKind::VoteResponse, 3)] {
+        server.node.handle_message(2, refusal(kind, commit));
+        assert_eq!((server.node.role(), server.node.commit()), (RaftRole::Candidate, commit));
+        // Nobody knows of a commit that it does not have.
+        for commit_term in [0, 1] {
+            server.node.handle_message(3, RaftMessage { commit_term, ..refusal(kind, 9) });
+        }
+        server.node.handle_message(2, word(kind, 6));
+        assert_eq!((server.node.fatal(), server.node.commit()), (None, commit));
+    }
+    assert!(server.node.is_leader());
+}
+
+/// It counts votes of the members it had when it asked for them.
+#[test]
+fn a_candidate_that_learns_of_other_members_begins_anew() {
+    let membership = Membership::first([voter(1), voter(2), voter(3)]);
+    let mut disk = Disk::bootstrapped(&membership);
+    let change = membership.plan(&Change::Remove(3.into())).unwrap().unwrap();
+    let entry = Entry::application(LogId { term: 1, index: 2 }, b"");
+    disk.entries = vec![Entry { kind: EntryKind::Change, data: change.encode(), ..entry }];
+    disk.hard_state.term = 5;
+    let mut server = Server::new(1, disk, &Config::default());
+    while server.node.role() != RaftRole::Candidate {
+        server.node.handle_tick();
+    }
+    let reject = RaftMessage { reject: true, ..word(RaftKind::PreVoteResponse, 3) };
+    server.node.handle_message(3, RaftMessage { commit: 2, commit_term: 1, ..reject });
+    assert_eq!(server.node.membership().voters().count(), 2);
+    assert_eq!((server.node.role(), server.node.term()), (RaftRole::Follower, 5));
 }
 
 /// P44.
