@@ -304,6 +304,12 @@ impl<T> Promised<T> for Option<T> {
     }
 }
 
+/// Bytes that no other seed gives.
+fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    let mut dice = fastrand::Rng::with_seed(seed);
+    std::iter::repeat_with(|| dice.u8(..)).take(len).collect()
+}
+
 fn not_applicable(reason: &'static str) -> Outcome {
     Ok(Verdict::NotApplicable { reason })
 }

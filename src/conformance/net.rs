@@ -10,7 +10,7 @@ use futures::FutureExt as _;
 use futures::future::join;
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{Broken, Fixture, HANG, KEPT, Outcome, Promised as _, within};
+use super::{Broken, Fixture, HANG, KEPT, Outcome, Promised as _, pattern, within};
 use crate::runtime::{BoxStream, Listener, Net, Runtime};
 
 /// Makes sockets to be judged.
@@ -75,7 +75,7 @@ async fn bytes_arrive_in_order(fixture: Arc<dyn NetFixture>) -> Outcome {
 }
 
 async fn carry(from: &mut BoxStream, to: &mut BoxStream, len: usize) -> Result<(), Broken> {
-    let sent = pattern(len);
+    let sent = pattern(1, len);
     from.write_all(&sent).await.promised("a write")?;
     from.flush().await.promised("a flush")?;
     let mut received = vec![0; len];
@@ -93,7 +93,7 @@ async fn both_directions_work_at_once(fixture: Arc<dyn NetFixture>) -> Outcome {
     let stream = dial(&fixture, &address).await?;
     let (mut reading, mut writing) = stream.split();
     // Whoever wrote all before reading would wait for ever.
-    let sent = pattern(4 << 20);
+    let sent = pattern(1, 4 << 20);
     let mut received = vec![0; sent.len()];
     let write = async {
         writing.write_all(&sent).await?;
@@ -120,7 +120,7 @@ async fn echo(listener: &mut dyn Listener) -> io::Result<()> {
 
 async fn a_write_of_several_pieces_keeps_their_order(fixture: Arc<dyn NetFixture>) -> Outcome {
     let (mut near, mut far) = pair(&fixture).await?;
-    let sent = pattern(30_000);
+    let sent = pattern(1, 30_000);
     let writing = async {
         let mut written = 0;
         while written < sent.len() {
@@ -175,7 +175,7 @@ async fn dropping_ends_both_halves(fixture: Arc<dyn NetFixture>) -> Outcome {
 
 async fn a_writer_waits_for_its_reader(fixture: Arc<dyn NetFixture>) -> Outcome {
     let (mut near, mut far) = pair(&fixture).await?;
-    let chunk = pattern(64 << 10);
+    let chunk = pattern(1, 64 << 10);
     let mut written = 0_usize;
     let held_up = loop {
         let at = written % chunk.len();
@@ -330,8 +330,4 @@ async fn read_to_end(stream: &mut BoxStream) -> Result<Vec<u8>, Broken> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await.promised("reading to the end")?;
     Ok(bytes)
-}
-
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|at| u8::try_from(at % 251).unwrap_or_default()).collect()
 }

@@ -38,6 +38,7 @@ struct State {
     locked: Option<u64>,
     /// Openings from before the disk was last inserted are dead.
     life: u64,
+    crashes: u64,
     fail_at: Option<usize>,
     holding: bool,
     waiting: VecDeque<(VecDeque<FileOp>, oneshot::Sender<io::Result<()>>)>,
@@ -61,8 +62,18 @@ impl Disk {
         Arc::new(DiskFiles { disk: self.clone(), number, life })
     }
 
-    /// The power goes and comes back: of what was not synced, chance (`seed`) decides.
-    pub fn crash(&self, seed: u64) {
+    /// The power goes and comes back: of what was not synced, chance decides, each time anew.
+    pub fn crash(&self) {
+        let seed = {
+            let mut state = self.lock();
+            state.crashes += 1;
+            state.crashes
+        };
+        self.crash_by(seed);
+    }
+
+    /// The same, with a chance that is given.
+    pub(crate) fn crash_by(&self, seed: u64) {
         let (first, film) = self.film();
         let mut projector = Projector::new(first);
         film.iter().for_each(|step| projector.show(step));
@@ -72,9 +83,9 @@ impl Disk {
     /// Puts in what another disk held; whoever had opened this one is cut off.
     pub(crate) fn insert(&self, image: Image) {
         let mut state = self.lock();
-        let life = state.life + 1;
-        let count = state.count;
-        *state = State { first: image.clone(), now: image, life, count, ..State::default() };
+        let (life, count, crashes) = (state.life + 1, state.count, state.crashes);
+        let first = image.clone();
+        *state = State { first, now: image, life, count, crashes, ..State::default() };
     }
 
     /// What is on it now, synced or not.

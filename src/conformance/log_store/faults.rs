@@ -25,7 +25,7 @@ pub(super) async fn a_failing_disk_loses_nothing_that_was_acknowledged(
         if !disk.has_failed() {
             return KEPT;
         }
-        disk.crash(step as u64);
+        disk.crash_by(step as u64);
         let found = try_look(&*fixture).await;
         let (_, found) = found.promised(&format!("opening after a failure of step {step}"))?;
         let kept = history.find(&found, acknowledged, history.models.len() - 1);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Broken, Disk, Fixture, Outcome, Promised as _, lock};
+use super::{Broken, Disk, Fixture, Outcome, Promised as _};
 use crate::runtime::{BoxFuture, Files};
 use crate::storage::{LogStore, StorageError};
 
@@ -144,7 +144,6 @@ type Opened = Result<Box<dyn LogStore>, StorageError>;
 pub struct LogOnDisk {
     disk: Disk,
     open: Box<Open>,
-    crashes: std::sync::Mutex<u64>,
 }
 
 impl LogOnDisk {
@@ -155,7 +154,7 @@ impl LogOnDisk {
         + Sync
         + 'static,
     ) -> Self {
-        Self { disk: Disk::new(), open: Box::new(open), crashes: std::sync::Mutex::new(0) }
+        Self { disk: Disk::new(), open: Box::new(open) }
     }
 }
 
@@ -174,9 +173,7 @@ impl LogStoreFixture for LogOnDisk {
     }
 
     async fn crash(&self) {
-        let mut crashes = lock(&self.crashes);
-        *crashes += 1;
-        self.disk.crash(*crashes);
+        self.disk.crash();
     }
 
     fn disk(&self) -> Option<Disk> {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::conformance::pattern;
 use crate::id::{ClusterId, GroupId, LogId};
 use crate::storage::{Base, Entry, HardState, Identity, Recovered, WriteBatch};
 
@@ -192,8 +193,7 @@ pub(super) fn change(log_id: LogId, len: usize) -> Entry {
 
 /// Another one for each place, so that nothing can stand in for something else.
 fn payload(log_id: LogId, len: usize) -> Vec<u8> {
-    let mut dice = fastrand::Rng::with_seed(log_id.term << 32 | log_id.index);
-    std::iter::repeat_with(|| dice.u8(..)).take(len).collect()
+    pattern(log_id.term << 32 | log_id.index, len)
 }
 
 pub(super) fn at(term: u64, index: u64) -> LogId {

@@ -184,7 +184,15 @@ pub(super) async fn a_batch_takes_effect_in_order(fixture: Fixture) -> Outcome {
     let both =
         WriteBatch { compact_to: Some(base(at(5, 102), "compacted")), ..entries(6, 104..=110) };
     judged.write(both).await?;
-    judged.reopen("a batch that compacts the beginning and replaces the end").await?;
+    judged = judged.reopen("a batch that compacts the beginning and replaces the end").await?;
+    // Compacted before it is reset, it would begin behind 200, and these would leave a hole.
+    let forward = WriteBatch {
+        reset_to: Some(base(at(6, 200), "reset")),
+        compact_to: Some(base(at(6, 201), "compacted")),
+        ..entries(7, 202..=205)
+    };
+    judged.write(forward).await?;
+    judged.reopen("a batch that resets, compacts behind that, and appends").await?;
     KEPT
 }
 

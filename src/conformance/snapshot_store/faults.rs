@@ -70,7 +70,7 @@ pub(super) async fn a_failing_disk_loses_nothing_that_was_committed(fixture: Fix
         };
         drop(store);
         let failed = disk.has_failed();
-        disk.crash(step as u64);
+        disk.crash_by(step as u64);
         let found = everything(&fixture).await?;
         let wanted = |meta: &SnapshotMeta| if meta.log_id.index == 1 { &old } else { &new };
         let sound = found.iter().all(|(meta, bytes)| bytes == wanted(meta));

@@ -1,12 +1,12 @@
 //! The kit for [`SnapshotStore`].
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{Broken, Disk, Fixture, Outcome, Promised as _, lock};
+use super::{Broken, Disk, Fixture, Outcome, Promised as _, pattern};
 use crate::id::LogId;
 use crate::runtime::{BoxFuture, Files};
 use crate::storage::{SnapshotMeta, SnapshotSink, SnapshotStore, StorageError};
@@ -116,7 +116,6 @@ type Opened = Result<Arc<dyn SnapshotStore>, StorageError>;
 pub struct SnapshotsOnDisk {
     disk: Disk,
     open: Box<Open>,
-    crashes: Mutex<u64>,
 }
 
 impl SnapshotsOnDisk {
@@ -129,7 +128,7 @@ impl SnapshotsOnDisk {
         + Sync
         + 'static,
     ) -> Self {
-        Self { disk: Disk::new(), open: Box::new(open), crashes: Mutex::new(0) }
+        Self { disk: Disk::new(), open: Box::new(open) }
     }
 }
 
@@ -148,9 +147,7 @@ impl SnapshotStoreFixture for SnapshotsOnDisk {
     }
 
     async fn crash(&self) {
-        let mut crashes = lock(&self.crashes);
-        *crashes += 1;
-        self.disk.crash(*crashes);
+        self.disk.crash();
     }
 
     fn disk(&self) -> Option<Disk> {
@@ -162,12 +159,6 @@ impl SnapshotStoreFixture for SnapshotsOnDisk {
 fn meta(term: u64, index: u64) -> SnapshotMeta {
     let system = Bytes::from(format!("the members at {term}, {index}"));
     SnapshotMeta { log_id: LogId { term, index }, system, size_bytes: 17 }
-}
-
-/// Bytes that no other snapshot has.
-fn pattern(seed: u64, len: usize) -> Vec<u8> {
-    let mut dice = fastrand::Rng::with_seed(seed);
-    std::iter::repeat_with(|| dice.u8(..)).take(len).collect()
 }
 
 async fn begin(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Broken, Fixture, Outcome, within};
+use super::{Broken, Fixture, Outcome, pattern, within};
 use crate::id::{ClusterId, GroupId, NodeId};
 use crate::runtime::{Net, Runtime};
 use crate::transport::{Local, Message, Peer, Transport, TransportError};
@@ -296,12 +296,6 @@ fn cluster(n: u64) -> ClusterId {
 /// Whom a message names that is for anybody.
 fn somebody() -> NodeId {
     NodeId::from(77)
-}
-
-/// Bytes that no other payload or stream has.
-fn pattern(seed: u64, len: usize) -> Vec<u8> {
-    let mut dice = fastrand::Rng::with_seed(seed);
-    std::iter::repeat_with(|| dice.u8(..)).take(len).collect()
 }
 
 /// Fails if something was delivered more than once, or was never sent.

@@ -253,6 +253,19 @@ fn a_store_that_is_never_empty() {
 }
 
 #[test]
+fn a_store_that_compacts_before_it_resets() {
+    struct CompactsFirst;
+    impl Defect for CompactsFirst {
+        fn batches(batch: WriteBatch) -> Vec<WriteBatch> {
+            // What is compacted first is forgotten by the reset.
+            let compact_to = batch.compact_to.clone().filter(|_| batch.reset_to.is_none());
+            vec![WriteBatch { compact_to, ..batch }]
+        }
+    }
+    breaks_only(CASES, || on_disk(None, bent::<CompactsFirst>), &["a_batch_takes_effect_in_order"]);
+}
+
+#[test]
 fn a_store_that_never_drops_what_is_behind() {
     struct Keeps;
     impl Defect for Keeps {

@@ -192,6 +192,10 @@ impl State {
 }
 
 /// One server's access to a [`Network`].
+///
+/// A stream is carried by the task of its sender, so it ends when that is polled next, and `detach`
+/// waits for it at both ends: while the sender's runtime stands still, a receiver of one of its
+/// streams does not come to the end of its shutdown.
 #[derive(Debug)]
 pub struct MemoryTransport {
     network: Network,
