@@ -283,6 +283,10 @@ pub(super) fn refuse_change(error: &MembershipError) -> Refusal {
             8
         }
         MembershipError::TooLarge => 9,
+        MembershipError::NotReady { id } => {
+            detail.id = Some(*id);
+            10
+        }
         MembershipError::NoLeader(_) => return Refusal::NotLeader,
         MembershipError::Stopped(_) | MembershipError::Unknown => return Refusal::Unknown,
     };
@@ -309,6 +313,7 @@ pub(super) fn change_refused(refusal: &Refusal) -> MembershipError {
         (7, _) => MembershipError::Superseded { now: detail.number },
         (8, Some(id)) => MembershipError::UsedId { id },
         (9, _) => MembershipError::TooLarge,
+        (10, Some(id)) => MembershipError::NotReady { id },
         _ => MembershipError::Unknown,
     }
 }
@@ -398,6 +403,7 @@ mod tests {
             MembershipError::RoleTaken { id, role: Role::Learner },
             MembershipError::Superseded { now: 9 },
             MembershipError::TooLarge,
+            MembershipError::NotReady { id },
             MembershipError::UsedId { id },
             MembershipError::Unknown,
         ];

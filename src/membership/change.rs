@@ -22,7 +22,7 @@ pub enum Change {
     Add(Member),
     /// Make a voter a learner.
     Demote(NodeId),
-    /// Make a learner a voter.
+    /// Make a learner a voter, once it has acknowledged something to the leader.
     Promote(NodeId),
     /// Change where a member is reached.
     Readdress {
@@ -117,6 +117,13 @@ pub enum MembershipError {
     #[error("id {id} was not found in the membership")]
     NotFound {
         /// Who was looked for.
+        id: NodeId,
+    },
+    /// The learner has acknowledged nothing to this leader yet: as a voter it would only be missed.
+    /// Try again later.
+    #[error("member {id} has acknowledged nothing yet")]
+    NotReady {
+        /// Which member.
         id: NodeId,
     },
     /// The member is not what the change takes for granted.

@@ -3,8 +3,8 @@
 use raft::eraftpb::{self, EntryType};
 
 use super::{Node, engine};
-use crate::id::LogId;
-use crate::membership::{Change, ChangeRecord, Membership, MembershipError};
+use crate::id::{LogId, NodeId};
+use crate::membership::{Change, ChangeRecord, Membership, MembershipError, Role};
 use crate::mutant::Mutant;
 
 /// How a change that this node proposed ended.
@@ -37,6 +37,7 @@ impl Node {
             return Err(MembershipError::InProgress);
         }
         let Some(record) = self.current().plan(change)? else { return Ok(None) };
+        self.check_ready(&record)?;
         let mut at = None;
         self.guarded(|node| {
             at = node.propose_record(&record);
@@ -46,6 +47,20 @@ impl Node {
             return Err(MembershipError::InProgress);
         }
         Ok(at)
+    }
+
+    /// A learner that has never answered, perhaps since it does not know yet that it was taken in, is
+    /// no voter: with few others nothing could ever be committed again, not even its removal.
+    fn check_ready(&self, record: &ChangeRecord) -> Result<(), MembershipError> {
+        let now = self.current();
+        let voters = record.members.values().filter(|member| member.role == Role::Voter);
+        let known = |id| now.member(id).is_some_and(|member| member.role == Role::Learner);
+        let silent =
+            |id: NodeId| self.progress(id.raft_id()).is_none_or(|(matched, _, _)| matched == 0);
+        match voters.map(|member| member.id).find(|&id| known(id) && silent(id)) {
+            Some(id) => Err(MembershipError::NotReady { id }),
+            None => Ok(()),
+        }
     }
 
     /// Whether a restart would know that the membership in force is committed, so that others may.

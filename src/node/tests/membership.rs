@@ -53,6 +53,26 @@ fn a_replacement_passes_through_a_joint_configuration_and_leaves_it_by_itself() 
     assert!(matches!(&outcomes[1], ChangeOutcome::Done(after) if !after.is_joint()));
 }
 
+#[test]
+fn whoever_has_never_answered_is_made_no_voter() {
+    let mut cluster = Cluster::of(&[voter(1)]);
+    cluster.elect();
+    let learns = Change::Add(learner(2));
+    cluster.change(1, learns);
+    cluster.tick(5);
+    let promote = Change::Promote(2.into());
+    let silent = MembershipError::NotReady { id: 2.into() };
+    assert_eq!(cluster.node(1).handle_change(&promote, None), Err(silent.clone()));
+    let new = Member { role: Role::Voter, ..learner(2) };
+    let replace = Change::Replace { old: 1.into(), new };
+    assert_eq!(cluster.node(1).handle_change(&replace, None), Err(silent));
+    cluster.add_blank(2);
+    cluster.tick(10);
+    cluster.change(1, promote);
+    cluster.tick(5);
+    assert_eq!(cluster.node(1).membership().voters().count(), 2);
+}
+
 /// P36.
 #[test]
 fn whoever_has_heard_of_a_removal_may_take_the_server_away() {
