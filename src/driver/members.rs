@@ -9,7 +9,7 @@ use super::forward::{self, Forwarded, Waiter};
 use super::request::{Answered, ChangeAsker, PendingRemoval, TransferAsker};
 use crate::error::{Fatal, NoLeader};
 use crate::id::NodeId;
-use crate::membership::{Change, Membership, MembershipError};
+use crate::membership::{Change, Membership, MembershipError, Role};
 use crate::mutant::Mutant;
 use crate::node::ChangeOutcome;
 use crate::transport::{Reply, Verb};
@@ -72,6 +72,9 @@ impl Driver {
         if busy && !Mutant::SecondChangeTaken.is_planted() {
             return self.change_ended(asker, Err(MembershipError::InProgress));
         }
+        if self.comes_too_early(&change) {
+            return self.change_ended(asker, Err(MembershipError::InProgress));
+        }
         if change == Change::Remove(self.shared.id())
             && self.transfer.is_none()
             && let Some(heir) = self.heir()
@@ -81,6 +84,17 @@ impl Driver {
             return self.transfer(heir, TransferAsker::Removal(Box::new(removal)), deadline);
         }
         self.change_now(&change, planned_on, asker, deadline);
+    }
+
+    /// Whether a change would make a voter of a server that has nothing, as far as this leader
+    /// knows. There must be none: one that asks to join has lost what it had.
+    fn comes_too_early(&self, change: &Change) -> bool {
+        let comes = match change {
+            Change::Promote(id) => *id,
+            Change::Replace { new, .. } if new.role == Role::Voter => new.id,
+            _ => return false,
+        };
+        !self.has_taken_part(comes) && self.node.membership().plan(change).is_ok()
     }
 
     /// Whether everybody may know of the membership in force. Until then no answer depends on it:

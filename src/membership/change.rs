@@ -22,7 +22,7 @@ pub enum Change {
     Add(Member),
     /// Make a voter a learner.
     Demote(NodeId),
-    /// Make a learner a voter.
+    /// Make a learner a voter. The leader must have heard of it before.
     Promote(NodeId),
     /// Change where a member is reached.
     Readdress {
@@ -37,7 +37,8 @@ pub enum Change {
     /// not stop it before another server leads. In a cluster of two voters the other one cannot be
     /// elected without it, until it has heard of the change.
     Remove(NodeId),
-    /// Take a member out and put another in, in one step (joint consensus, thesis 4.3).
+    /// Take a member out and put another in, in one step (joint consensus, thesis 4.3). One that is
+    /// to vote must be a member already, of which the leader has heard.
     Replace {
         /// Who leaves.
         old: NodeId,
@@ -101,7 +102,8 @@ pub enum MembershipError {
         /// Whose it is.
         id: NodeId,
     },
-    /// Another change is not finished yet; try again.
+    /// Another change is not finished yet, or the leader has not heard of the server that is to
+    /// vote; try again.
     #[error("another membership change is in progress")]
     InProgress,
     /// No voter would be left.
