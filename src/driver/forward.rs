@@ -9,7 +9,7 @@ use super::Driver;
 use super::request::{Answered, ChangeAsker, ProposeCaller, TransferAsker};
 use crate::error::NoLeader;
 use crate::id::{ClusterId, NodeId};
-use crate::membership::{Change, Membership, MembershipError};
+use crate::membership::{Change, Membership, MembershipError, Role};
 use crate::raft::{ProposeError, TransferError};
 use crate::transport::{Answer, MessageBody, Peer, Refusal, Reply, Request, RequestId, Verb};
 
@@ -120,8 +120,14 @@ impl Driver {
     /// Whether a server is known to have acknowledged something under its id. If it asks to join
     /// all the same, it has lost that. One that asks again because the answer was lost has not:
     /// until it hears of its cluster, it takes part in nothing.
-    fn has_taken_part(&self, id: NodeId) -> bool {
-        self.node.progress(id.raft_id()).is_some_and(|(matched, _, _)| matched > 0)
+    ///
+    /// What it acknowledged to an earlier leader this one does not know. But every voter has:
+    /// founders form the cluster themselves, and nobody else is made one before. A learner that
+    /// asks a new leader is taken in again: nobody counts on it, and it votes when it has all.
+    pub(super) fn has_taken_part(&self, id: NodeId) -> bool {
+        let mut everyone = self.node.membership().everyone();
+        everyone.any(|one| one.id == id && one.role == Role::Voter)
+            || self.node.progress(id.raft_id()).is_some_and(|(matched, _, _)| matched > 0)
     }
 
     /// A request that only the leader can carry out goes on to it, for a hop or two; the answer
@@ -294,7 +300,6 @@ pub(super) fn refuse_change(error: &MembershipError) -> Refusal {
 }
 
 pub(super) fn change_refused(refusal: &Refusal) -> MembershipError {
-    use crate::membership::Role;
     let (code, detail) = match refusal {
         Refusal::NotLeader | Refusal::Overloaded => return NoLeader.into(),
         Refusal::Unknown => return MembershipError::Unknown,

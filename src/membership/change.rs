@@ -37,7 +37,8 @@ pub enum Change {
     /// not stop it before another server leads. In a cluster of two voters the other one cannot be
     /// elected without it, until it has heard of the change.
     Remove(NodeId),
-    /// Take a member out and put another in, in one step (joint consensus, thesis 4.3).
+    /// Take a member out and put another in, in one step (joint consensus, thesis 4.3). One that is
+    /// to vote must be a member already, which has acknowledged something to the leader.
     Replace {
         /// Who leaves.
         old: NodeId,
@@ -119,8 +120,8 @@ pub enum MembershipError {
         /// Who was looked for.
         id: NodeId,
     },
-    /// The learner has acknowledged nothing to this leader yet: as a voter it would only be missed.
-    /// Try again later.
+    /// The server that is to vote has acknowledged nothing to this leader yet: as a voter it would
+    /// only be missed. Try again later.
     #[error("member {id} has acknowledged nothing yet")]
     NotReady {
         /// Which member.

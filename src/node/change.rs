@@ -49,15 +49,16 @@ impl Node {
         Ok(at)
     }
 
-    /// A learner that has never answered, perhaps since it does not know yet that it was taken in, is
-    /// no voter: with few others nothing could ever be committed again, not even its removal.
+    /// Whoever has never answered, perhaps since it does not know yet that it was taken in, is made
+    /// no voter: with few others nothing could ever be committed again, not even its removal. And a
+    /// voter that asks to join, having nothing, has lost what it had.
     fn check_ready(&self, record: &ChangeRecord) -> Result<(), MembershipError> {
         let now = self.current();
         let voters = record.members.values().filter(|member| member.role == Role::Voter);
-        let known = |id| now.member(id).is_some_and(|member| member.role == Role::Learner);
+        let votes = |id| now.member(id).is_some_and(|member| member.role == Role::Voter);
         let silent =
             |id: NodeId| self.progress(id.raft_id()).is_none_or(|(matched, _, _)| matched == 0);
-        match voters.map(|member| member.id).find(|&id| known(id) && silent(id)) {
+        match voters.map(|member| member.id).find(|&id| !votes(id) && silent(id)) {
             Some(id) => Err(MembershipError::NotReady { id }),
             None => Ok(()),
         }

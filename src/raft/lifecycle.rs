@@ -35,7 +35,8 @@ impl Raft {
     /// Forms a new cluster of `members`, this server among them, on an empty store.
     ///
     /// The usual way is a cluster of this one server, which the others join. Several first members
-    /// are possible too: each must be told to bootstrap with the very same list.
+    /// are possible too: each must be told to bootstrap with the very same list. One that asked to
+    /// [`join`](Self::join) instead would be refused like a voter that has lost its log.
     ///
     /// # Errors
     ///

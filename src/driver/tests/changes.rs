@@ -1,12 +1,15 @@
 //! How a change of the membership is judged.
 
 use super::stage::{Stage, TICK};
-use crate::id::LogId;
+use crate::driver::forward::change_refused;
+use crate::id::{ClusterId, LogId};
 use crate::membership::{Change, Member, MembershipError};
 use crate::raft::TransferError;
 use crate::status::RaftRole;
 use crate::storage::{Entry, EntryKind};
-use crate::transport::{MessageBody, RaftKind, RaftMessage};
+use crate::transport::{
+    Message, MessageBody, RaftKind, RaftMessage, Reply, Request, RequestId, Verb,
+};
 
 fn learner(n: u64) -> Change {
     Change::Add(Member::learner(n.into(), "", format!("a{n}")))
@@ -46,6 +49,67 @@ fn hear_of_removal(stage: &Stage) -> LogId {
     stage.turn();
     assert_eq!((stage.raft.status().last, stage.raft.status().commit), (log_id, last.index));
     log_id
+}
+
+/// Blank server `n` asks server 1 to take it in.
+fn ask_to_join(stage: &Stage, n: u64, number: u64) {
+    let member = Member::voter(n.into(), "", format!("a{n}"));
+    let request = Request {
+        id: RequestId { origin: n.into(), incarnation: 7, number },
+        hops: 2,
+        term: 0,
+        patience_ms: 1_000,
+        verb: Verb::Join { member },
+    };
+    stage.sent();
+    let ask = stage.message(n, MessageBody::Request(request));
+    stage.hear_message(Message { cluster: ClusterId::NIL, to: None, ..ask });
+    stage.turn();
+}
+
+fn joined(stage: &Stage) -> Vec<Result<Reply, MembershipError>> {
+    let answers = stage.answers().into_iter();
+    answers.map(|answer| answer.result.map_err(|refusal| change_refused(&refusal))).collect()
+}
+
+/// P26: whom it has not heard since it leads may have acknowledged something to another leader.
+#[test]
+fn a_voter_that_lost_everything_is_refused_by_a_new_leader_too() {
+    let stage = Stage::new(|_| {});
+    // Server 3 answers nothing, in this leadership.
+    while !stage.raft.status().established {
+        stage.ticks(1);
+        while stage.answer_as(&[2]) {
+            stage.turn();
+        }
+    }
+    stage.ticks(1);
+    let progress = stage.raft.status().progress;
+    assert!(progress.iter().any(|peer| peer.id == 3.into() && peer.matched == 0));
+    ask_to_join(&stage, 3, 1);
+    assert_eq!(joined(&stage), [Err(MembershipError::UsedId { id: 3.into() })]);
+}
+
+/// P26: one that is to be a learner may ask again and again, since the answer may be lost.
+#[test]
+fn a_server_that_has_nothing_may_ask_again_but_does_not_become_a_voter() {
+    let stage = Stage::new(|_| {});
+    stage.lead();
+    ask_to_join(&stage, 4, 1);
+    while stage.answer_as(&[2, 3]) {
+        stage.turn();
+    }
+    assert!(stage.raft.status().membership.is_staging(4.into()));
+    let cluster = stage.raft.status().cluster;
+    ask_to_join(&stage, 4, 2);
+    assert_eq!(joined(&stage), [Ok(Reply::Joined { cluster })]);
+    let voter = Member::voter(4.into(), "", "a4");
+    let replace = Change::Replace { old: 3.into(), new: voter };
+    for change in [Change::Promote(4.into()), replace] {
+        let mut early = stage.call(|raft| async move { raft.change_membership(change).await });
+        assert_eq!(stage.until(&mut early), Err(MembershipError::NotReady { id: 4.into() }));
+    }
+    assert_eq!(stage.raft.status().membership.voters().count(), 3);
 }
 
 /// P36: whoever hears of a removal may take the server away.
