@@ -31,7 +31,8 @@ pub enum Change {
         /// Its new address.
         address: String,
     },
-    /// Take a member out; its id can never come back.
+    /// Take a member out; its id cannot come back, as long as it is one of the last 1,024 that were
+    /// removed.
     ///
     /// A leader hands leadership over first. If nobody takes it over, it removes itself: then do
     /// not stop it before another server leads. In a cluster of two voters the other one cannot be
@@ -377,7 +378,8 @@ impl Membership {
 
 /// The longest name or address of a member, in bytes.
 const TEXT_BYTES_MAX: usize = 1024;
-/// How many removed servers are remembered; the oldest is forgotten first.
+/// How many removed servers are remembered; the oldest is forgotten first. [`Change::Remove`] says
+/// so.
 const TOMBSTONES_MAX: usize = 1024;
 
 #[cfg(test)]

@@ -54,7 +54,6 @@ fn a_learner_that_is_added_as_a_voter_is_marked_for_promotion() {
     assert!(!m.is_staging(4.into()), "and not any more");
 }
 
-/// P37.
 #[test]
 fn names_and_addresses_have_a_limit() {
     let m = three();
@@ -90,6 +89,7 @@ fn all_members_together_have_a_limit() {
     assert!(m.plan(&Change::Remove(1.into())).unwrap().is_some());
 }
 
+/// P37.
 #[test]
 fn the_last_removed_servers_are_remembered() {
     let mut m = three();
