@@ -103,7 +103,13 @@ pub(crate) const HUNTS: [Hunt; Mutant::ALL.len()] = [
         &[Partition, Pause],
         300,
     ),
-    hunt(Mutant::RemovedCountsAgain, &[MembershipSafety], Objects, &[Crash, Membership], 200),
+    hunt(
+        Mutant::RemovedCountsAgain,
+        &[MembershipSafety, Progress],
+        Objects,
+        &[Crash, Membership],
+        200,
+    ),
     hunt(Mutant::RemovedIdTakenBack, &[MembershipSafety], Objects, &[Membership], 50),
     hunt(Mutant::RemovedLeaderStays, &[MembershipSafety], Objects, &[Membership], 200),
     hunt(

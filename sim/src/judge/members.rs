@@ -139,12 +139,13 @@ impl State {
         self.judge_waiting();
     }
 
-    /// The membership of a server is that of the last committed change it has, neither an earlier
-    /// nor a later one.
+    /// The membership of a server is that of a committed change it has: the last one, or, as long
+    /// as a restart could forget that this is committed, one that is not much older.
     fn is_in_force(&mut self, status: &Status) {
         let (id, index) = (status.id, status.membership.index());
-        let newest = self.memberships.range(..=status.applied).next_back();
-        let least = newest.map_or(0, |(&index, _)| index);
+        // A joint configuration and what it leads to may both be untold.
+        let told = self.memberships.range(..=status.applied).rev().nth(2);
+        let least = told.map_or(0, |(&index, _)| index);
         self.check(Invariant::MembershipSafety, (least..=status.commit).contains(&index), || {
             format!(
                 "server {id} has the membership of {index}, with {} applied and {} \
