@@ -339,7 +339,7 @@ impl Driver {
             let _ = joining.answer.send(Err(JoinError::Stopped(fatal.clone())));
         }
         self.shared.inbound.close();
-        self.transport.detach(self.group).await;
+        self.detach(&mut patience).await;
         if fatal == Fatal::Shutdown {
             self.finish_writes(&mut patience).await;
         }
@@ -359,6 +359,17 @@ impl Driver {
             let result = if fatal == Fatal::Shutdown { Ok(()) } else { Err(fatal.clone()) };
             let _ = answer.send(result);
         }
+    }
+
+    /// Lets go of the transport; what it does not end in time is left behind as it is.
+    async fn detach(&mut self, patience: &mut Patience) {
+        let transport = Arc::clone(&self.transport);
+        let mut detached = transport.detach(self.group);
+        poll_fn(|cx| match detached.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => patience.as_mut().poll(cx),
+        })
+        .await;
     }
 
     async fn finish_writes(&mut self, patience: &mut Patience) {

@@ -56,6 +56,19 @@ fn a_shutdown_ends_although_the_disk_hangs() {
     assert_eq!(end.look(), Some(Ok(())));
 }
 
+/// P18.
+#[test]
+fn a_shutdown_ends_although_the_transport_hangs() {
+    let stage = Stage::new(|_| {});
+    stage.lead();
+    stage.wire.leaving.shut();
+    let mut end = stage.call(Raft::shutdown);
+    stage.ticks(299);
+    assert_eq!(end.look(), None);
+    stage.ticks(2);
+    assert_eq!(end.look(), Some(Ok(())));
+}
+
 /// P19.
 /// A runtime that ends drops the tasks where they are.
 #[test]
