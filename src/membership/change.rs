@@ -25,6 +25,9 @@ pub enum Change {
     /// Make a learner a voter, once it has acknowledged something to the leader.
     Promote(NodeId),
     /// Change where a member is reached.
+    ///
+    /// A server that has not heard of this answers the member where it was. While the member leads,
+    /// such a server cannot catch up; leadership in other hands ends that.
     Readdress {
         /// The member.
         id: NodeId,
