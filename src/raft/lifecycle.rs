@@ -79,8 +79,8 @@ impl Raft {
     /// its transport.
     ///
     /// Whoever waits is told. It ends within [`Config::verb_timeout`](crate::Config::verb_timeout):
-    /// a disk, a state machine or a transport that hangs for so long is left behind as it is. A leader does not
-    /// hand over by itself; see [`transfer_leadership`](Self::transfer_leadership).
+    /// a disk, a state machine or a transport that hangs for so long is left behind as it is. A
+    /// leader does not hand over by itself; see [`transfer_leadership`](Self::transfer_leadership).
     ///
     /// # Errors
     ///
