@@ -51,6 +51,7 @@
 //! The macro mounts tests under the names of the cases where it stands: give each fixture a module
 //! of its own.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -235,8 +236,13 @@ pub fn judge<F: Fixture + ?Sized>(cases: &[Case<F>], name: &str, fixture: Arc<F>
 ///
 /// # Errors
 ///
-/// [`Broken`] if the future waits and nothing wakes it for a minute.
+/// [`Broken`] if the future waits and nothing wakes it for two and a half minutes, which is longer
+/// than any case waits for one thing: then not even the timers of the runtime wake it.
 pub fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Broken> {
+    block_on_unless_stuck(GUARD, future)
+}
+
+fn block_on_unless_stuck<T>(guard: Duration, future: impl Future<Output = T>) -> Result<T, Broken> {
     let mut future = pin!(future);
     let bell = Arc::new(Bell::default());
     let waker = Waker::from(Arc::clone(&bell));
@@ -246,10 +252,13 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Broken> {
             return Ok(value);
         }
         let rung = lock(&bell.rung);
-        let waited = bell.bell.wait_timeout_while(rung, HANG, |rung| !*rung);
+        let waited = bell.bell.wait_timeout_while(rung, guard, |rung| !*rung);
         let (mut rung, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         if timeout.timed_out() {
-            return Err(Broken::new("it waits, and nothing has woken it for a minute"));
+            let what = AWAITED.take().unwrap_or_else(|| "something".to_owned());
+            return Err(Broken::new(format!(
+                "it waits for {what}, and nothing has woken it for {guard:?}, not even a timer"
+            )));
         }
         *rung = false;
     }
@@ -278,7 +287,10 @@ async fn within<T>(
     let mut future = pin!(future);
     let mut timer = runtime.timer(runtime.now() + limit);
     poll_fn(|cx| {
+        // What is inside of this comes behind it, and so the innermost is named.
+        AWAITED.set(Some(what.to_owned()));
         if let Poll::Ready(value) = future.as_mut().poll(cx) {
+            AWAITED.take();
             return Poll::Ready(Ok(value));
         }
         let late = |()| Err(Broken::new(format!("{what} has not come about after {limit:?}")));
@@ -322,3 +334,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const KEPT: Outcome = Ok(Verdict::Kept);
 /// How long a case waits for something to happen at all.
 const HANG: Duration = Duration::from_secs(60);
+/// When [`block_on`] gives up: behind every limit of a case, which says more than it can.
+const GUARD: Duration = Duration::from_secs(150);
+const _: () = assert!(GUARD.as_secs() > HANG.as_secs());
+const _: () = assert!(GUARD.as_secs() > transport::WAIT_MAX.as_secs());
+
+thread_local! {
+    /// What the case that is polled on this thread waits for.
+    static AWAITED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+    use crate::runtime::sim::Sim;
+
+    #[test]
+    fn a_case_that_nothing_wakes_says_what_it_waits_for() {
+        // Its clock stands still, and so no timer wakes the case.
+        let runtime = Sim::new(1).process(0);
+        let inner = async {
+            within(&*runtime, HANG, "what has come", async {}).await?;
+            within(&*runtime, HANG, "the arrival", pending::<()>()).await
+        };
+        let case = within(&*runtime, HANG, "the end of the case", inner);
+        let broken = block_on_unless_stuck(Duration::ZERO, case).unwrap_err().to_string();
+        assert!(broken.starts_with("it waits for the arrival, and nothing"), "{broken}");
+    }
+}

@@ -309,6 +309,6 @@ fn only_these(got: &recorder::Got, sent: &BTreeSet<Bytes>) -> Result<(), Broken>
 }
 
 /// How long the kit waits for one thing to happen.
-const WAIT_MAX: Duration = Duration::from_secs(120);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(120);
 /// How long a whole case may take.
 const CASE_MAX: Duration = Duration::from_secs(1_800);
