@@ -51,6 +51,11 @@
 //! The macro mounts tests under the names of the cases where it stands: give each fixture a module
 //! of its own.
 
+#![allow(
+    rustdoc::redundant_explicit_links,
+    reason = "the macros are shown at the root of the crate, where the names are not in scope"
+)]
+
 use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
