@@ -260,7 +260,7 @@ fn each_flaw_is_caught_by_the_promise_it_breaks() {
         (Leak::LosesOne, "an_accept_that_is_let_go_of_loses_nothing", ""),
         (Leak::NamesNoReason, "a_dial_to_nobody_is_refused", "not ConnectionRefused"),
         (Leak::NamesNoReason, "a_taken_address_is_refused", "not AddrInUse"),
-        (Leak::OneWaker, "each_half_wakes_its_own_task", "has not come about"),
+        (Leak::OneWaker, "each_half_wakes_its_own_task", "a read that waited"),
         (Leak::Swaps, "bytes_arrive_in_order", "others arrived"),
         (Leak::SwallowsAll, "a_writer_waits_for_its_reader", "never held up"),
     ] {
