@@ -3,12 +3,16 @@
 use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
 use futures::FutureExt as _;
-use futures::future::join;
-use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures::channel::oneshot;
+use futures::future::{Either, join, select};
+use futures::io::{
+    AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, ReadHalf, WriteHalf,
+};
 
 use super::{Broken, Fixture, HANG, KEPT, Outcome, Promised as _, pattern, within};
 use crate::runtime::{BoxStream, Listener, Net, Runtime};
@@ -38,6 +42,8 @@ kit! {
         bytes_arrive_in_order,
         /// Both directions of a connection work at the same time.
         both_directions_work_at_once,
+        /// The halves of a connection may wait in two tasks, and each wakes its own.
+        each_half_wakes_its_own_task,
         /// A write of several pieces writes them one behind the other.
         a_write_of_several_pieces_keeps_their_order,
         /// `poll_close` ends the writing half alone: the other end sees the end, and can answer.
@@ -116,6 +122,94 @@ async fn echo(listener: &mut dyn Listener) -> io::Result<()> {
     let (mut reading, mut writing) = stream.split();
     futures::io::copy(&mut reading, &mut writing).await?;
     writing.close().await
+}
+
+async fn each_half_wakes_its_own_task(fixture: Arc<dyn NetFixture>) -> Outcome {
+    let runtime = &*fixture.runtime();
+    for reader_first in [true, false] {
+        let (near, mut far) = pair(&fixture).await?;
+        let (reading, writing) = near.split();
+        let (reader, writer) = if reader_first {
+            let reader = waiting_reader(runtime, reading).await;
+            (reader, waiting_writer(runtime, writing).await)
+        } else {
+            let writer = waiting_writer(runtime, writing).await;
+            (waiting_reader(runtime, reading).await, writer)
+        };
+        within(runtime, HANG / 3, WRITE, read_until(&mut far, writer)).await??;
+        far.write_all(b"x").await.promised("a write")?;
+        let read = within(runtime, HANG / 3, READ, reader).await?;
+        read.promised("a task that waits to read")?.promised("a read")?;
+    }
+    KEPT
+}
+
+const WRITE: &str = "a write that was held up while another task waited to read";
+const READ: &str = "a read that waited while another task was held up in writing";
+
+/// Reads until the other end has written.
+async fn read_until(
+    far: &mut BoxStream,
+    writer: oneshot::Receiver<io::Result<usize>>,
+) -> Result<(), Broken> {
+    let mut nowhere = futures::io::sink();
+    match select(pin!(futures::io::copy(far, &mut nowhere)), writer).await {
+        Either::Left((read, _)) => {
+            read.promised("reading what is written")?;
+            Err(Broken::new("a connection ended both of whose ends are open"))
+        }
+        Either::Right((wrote, _)) => {
+            wrote.promised("a task that waits to write")?.promised("a write").map(drop)
+        }
+    }
+}
+
+/// A task that waits for a byte; it does so when this returns.
+async fn waiting_reader(
+    runtime: &dyn Runtime,
+    mut reading: ReadHalf<BoxStream>,
+) -> oneshot::Receiver<io::Result<usize>> {
+    let ((waits, waiting), (sender, read)) = (oneshot::channel(), oneshot::channel());
+    runtime.spawn(Box::pin(async move {
+        let mut waits = Some(waits);
+        let read = poll_fn(|cx| {
+            let polled = Pin::new(&mut reading).poll_read(cx, &mut [0]);
+            // Whoever hears of it polls the other half only then.
+            waits.take_if(|_| polled.is_pending()).map(|waits| waits.send(()));
+            polled
+        });
+        let _ = sender.send(read.await);
+    }));
+    // One that does not wait shows in what it has read.
+    let _ = waiting.await;
+    read
+}
+
+/// A task that writes until it is held up, and then once more; it is held up when this returns.
+async fn waiting_writer(
+    runtime: &dyn Runtime,
+    mut writing: WriteHalf<BoxStream>,
+) -> oneshot::Receiver<io::Result<usize>> {
+    let ((waits, waiting), (sender, wrote)) = (oneshot::channel(), oneshot::channel());
+    runtime.spawn(Box::pin(async move {
+        let (mut waits, chunk) = (Some(waits), vec![1; 64 << 10]);
+        let mut last = Ok(0);
+        // Another case is about a writer that is never held up.
+        for _ in 0..4_096 {
+            last = poll_fn(|cx| {
+                let polled = Pin::new(&mut writing).poll_write(cx, &chunk);
+                waits.take_if(|_| polled.is_pending()).map(|waits| waits.send(()));
+                polled
+            })
+            .await;
+            if waits.is_none() || last.is_err() {
+                break;
+            }
+        }
+        let _ = sender.send(last);
+    }));
+    let _ = waiting.await;
+    wrote
 }
 
 async fn a_write_of_several_pieces_keeps_their_order(fixture: Arc<dyn NetFixture>) -> Outcome {

@@ -138,6 +138,10 @@ kit! {
     wire {
         /// Bytes that are no messages deliver nothing, and others are served as before.
         garbage_delivers_nothing,
+        /// A message in another's name than that of whoever made the connection is not delivered.
+        a_message_in_anothers_name_is_refused,
+        /// A stream in another's name than that of whoever made the connection is not delivered.
+        a_stream_in_anothers_name_is_refused,
         /// A connection that says nothing is closed.
         a_silent_connection_is_closed,
         /// A bit that is flipped under way is never delivered, neither in a message nor in a

@@ -13,7 +13,7 @@ use super::streams::send;
 use super::{Seat, TransportFixture, WAIT_MAX, only_these, pattern, within};
 use crate::conformance::{Broken, KEPT, Outcome, Promised as _, not_applicable};
 use crate::runtime::{BoxStream, Net};
-use crate::transport::{Peer, StreamRefused, TransportError};
+use crate::transport::{Local, Message, Peer, StreamRefused, TransportError};
 
 type Fixture = Arc<dyn TransportFixture>;
 
@@ -42,6 +42,39 @@ pub(super) async fn garbage_delivers_nothing(fixture: Fixture) -> Outcome {
     });
     ensure!(!strange, "garbage was delivered");
     KEPT
+}
+
+pub(super) async fn a_message_in_anothers_name_is_refused(fixture: Fixture) -> Outcome {
+    let Some(_) = fixture.net() else { return not_applicable(NO_WIRE) };
+    let (one, two) = (Seat::new(&fixture, 1).await, Seat::new(&fixture, 2).await);
+    for payload in ["before", "behind one", "behind two", "behind three"] {
+        one.send_until_it_arrives(&two.peer(), &two.inbox, payload).await?;
+        // Refused by whoever sends it, or by whoever receives it.
+        let _ = one.transport.send(&two.peer(), in_anothers_name(&one, &two));
+    }
+    one.send_until_it_arrives(&two.peer(), &two.inbox, "behind all").await?;
+    let forged = two.inbox.with(|got| got.messages.iter().any(|it| it.from() != one.local.node));
+    ensure!(!forged, "a message was delivered in the name of a server that has not sent it");
+    KEPT
+}
+
+pub(super) async fn a_stream_in_anothers_name_is_refused(fixture: Fixture) -> Outcome {
+    let Some(_) = fixture.net() else { return not_applicable(NO_WIRE) };
+    let (one, two) = (Seat::new(&fixture, 1).await, Seat::new(&fixture, 2).await);
+    let (source, to) = (Source::new(1, 10, End::Normal), two.peer());
+    let sending = one.transport.send_stream(&to, in_anothers_name(&one, &two), source.reader());
+    let what = "the end of a stream in another's name";
+    let sent = within(&*one.runtime, WAIT_MAX, what, sending).await?;
+    let begun = two.inbox.with(|got| got.begun);
+    ensure!(begun == 0, "a stream was delivered in the name of a server that has not sent it");
+    ensure!(sent.is_err(), "a stream in another's name counts as taken");
+    send(&one, &to, &source).await?.promised("a stream in its sender's name")?;
+    KEPT
+}
+
+fn in_anothers_name(one: &Seat, two: &Seat) -> Message {
+    let Local { cluster, group, .. } = one.local;
+    Message::probe(cluster, group, 3.into(), two.local.node, "in another's name".into())
 }
 
 pub(super) async fn a_silent_connection_is_closed(fixture: Fixture) -> Outcome {

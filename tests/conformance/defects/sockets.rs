@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Wake, Waker};
 
 use async_trait::async_trait;
 use futures::io::{AsyncRead, AsyncWrite};
@@ -27,6 +27,7 @@ enum Leak {
     LastPieceFirst,
     LosesOne,
     NamesNoReason,
+    OneWaker,
     Swaps,
     SwallowsAll,
 }
@@ -63,7 +64,12 @@ impl Leaky {
 impl Net for Leaky {
     async fn dial(&self, address: &str) -> io::Result<BoxStream> {
         let stream = self.inner.dial(address).await.map_err(|error| self.error(error))?;
-        Ok(Box::new(LeakyStream { net: self.clone(), stream: Some(stream), closed: false }))
+        Ok(Box::new(LeakyStream {
+            net: self.clone(),
+            stream: Some(stream),
+            closed: false,
+            last: Arc::default(),
+        }))
     }
 
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
@@ -114,11 +120,33 @@ struct LeakyStream {
     net: Leaky,
     stream: Option<BoxStream>,
     closed: bool,
+    last: Arc<Last>,
+}
+
+/// Whoever polled last, of both halves.
+#[derive(Default)]
+struct Last(Mutex<Option<Waker>>);
+
+impl Wake for Last {
+    fn wake(self: Arc<Self>) {
+        let last = self.0.lock().unwrap().take();
+        last.into_iter().for_each(Waker::wake);
+    }
 }
 
 impl LeakyStream {
     fn inner(&mut self) -> Pin<&mut BoxStream> {
         Pin::new(self.stream.as_mut().unwrap())
+    }
+}
+
+impl LeakyStream {
+    fn waker(&self, cx: &Context<'_>) -> Waker {
+        if self.net.leak != Leak::OneWaker {
+            return cx.waker().clone();
+        }
+        *self.last.0.lock().unwrap() = Some(cx.waker().clone());
+        Waker::from(Arc::clone(&self.last))
     }
 }
 
@@ -139,7 +167,10 @@ impl AsyncRead for LeakyStream {
         match self.net.leak {
             Leak::ClosesBoth if self.closed => Poll::Ready(Ok(0)),
             Leak::HalfDuplex if !self.closed => Poll::Pending,
-            _ => self.inner().poll_read(cx, into),
+            _ => {
+                let waker = self.waker(cx);
+                self.inner().poll_read(&mut Context::from_waker(&waker), into)
+            }
         }
     }
 }
@@ -161,7 +192,10 @@ impl AsyncWrite for LeakyStream {
             // Two neighbours change places.
             Leak::Swaps if bytes.len() > 1 => self.inner().poll_write(cx, &[bytes[1], bytes[0]]),
             Leak::SwallowsAll => Poll::Ready(Ok(bytes.len())),
-            _ => self.inner().poll_write(cx, bytes),
+            _ => {
+                let waker = self.waker(cx);
+                self.inner().poll_write(&mut Context::from_waker(&waker), bytes)
+            }
         }
     }
 
@@ -226,6 +260,7 @@ fn each_flaw_is_caught_by_the_promise_it_breaks() {
         (Leak::LosesOne, "an_accept_that_is_let_go_of_loses_nothing", ""),
         (Leak::NamesNoReason, "a_dial_to_nobody_is_refused", "not ConnectionRefused"),
         (Leak::NamesNoReason, "a_taken_address_is_refused", "not AddrInUse"),
+        (Leak::OneWaker, "each_half_wakes_its_own_task", "a read that waited"),
         (Leak::Swaps, "bytes_arrive_in_order", "others arrived"),
         (Leak::SwallowsAll, "a_writer_waits_for_its_reader", "never held up"),
     ] {

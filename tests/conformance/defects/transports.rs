@@ -326,6 +326,8 @@ fn a_naive_transport_is_caught_on_the_wire() {
         &[
             ("another_cluster_is_refused", "which the inbox does not accept"),
             ("a_broken_connection_is_reported_and_made_anew", ""),
+            ("a_message_in_anothers_name_is_refused", "in the name of a server"),
+            ("a_stream_in_anothers_name_is_refused", "in the name of a server"),
             ("a_damaged_verdict_is_not_success", "and it is success"),
             ("a_connection_that_stands_still_is_given_up", "stands still"),
             ("a_stream_that_is_let_go_of_is_no_stream", "taken for whole"),
