@@ -99,6 +99,7 @@ enum Reason {
     BadMember,
     LastVoter,
     NotFound,
+    NotReady,
     RoleTaken,
     UsedId,
 }
@@ -109,6 +110,7 @@ fn reason(error: &MembershipError) -> Reason {
         MembershipError::BadMember => Reason::BadMember,
         MembershipError::LastVoter => Reason::LastVoter,
         MembershipError::NotFound { .. } => Reason::NotFound,
+        MembershipError::NotReady { .. } => Reason::NotReady,
         MembershipError::RoleTaken { .. } => Reason::RoleTaken,
         MembershipError::UsedId { .. } => Reason::UsedId,
         other => panic!("a leader with nothing under way does not say {other:?}"),
@@ -146,6 +148,11 @@ impl Model {
         }
         if !after.members.values().any(|member| member.role == Role::Voter) {
             return Err(Reason::LastVoter);
+        }
+        // Every member has acknowledged something, and nobody else has.
+        let new = |member: &Member| !self.members.contains_key(&member.id);
+        if after.members.values().any(|member| member.role == Role::Voter && new(member)) {
+            return Err(Reason::NotReady);
         }
         let learns = |id: &NodeId| after.members.get(id).is_some_and(|m| m.role == Role::Learner);
         after.staging.retain(learns);
