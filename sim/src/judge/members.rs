@@ -151,6 +151,10 @@ impl State {
     /// Who leads votes, as far as it knows itself.
     fn leads_as_voter(&mut self, status: &Status) {
         let (id, membership) = (status.id, &status.membership);
+        if self.changes.range(membership.index() + 1..=status.commit).next().is_some() {
+            // A later one may be in force, which it does not tell of yet.
+            return;
+        }
         let leads = status.role == RaftRole::Leader && status.stopped.is_none();
         let mut voters = membership.voters().chain(membership.outgoing_voters());
         let votes = voters.any(|voter| voter.id == id);
