@@ -151,7 +151,8 @@ impl State {
     /// Who leads votes, as far as it knows itself.
     fn leads_as_voter(&mut self, status: &Status) {
         let (id, membership) = (status.id, &status.membership);
-        if self.changes.range(membership.index() + 1..=status.commit).next().is_some() {
+        let later = self.changes.range(membership.index() + 1..).next();
+        if later.is_some_and(|&change| change <= status.commit) {
             // A later one may be in force, which it does not tell of yet.
             return;
         }
