@@ -169,7 +169,7 @@ pub enum InvalidId {
     ZeroHead,
 }
 
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct Uuid([u8; 16]);
 
 impl Uuid {
@@ -197,6 +197,12 @@ impl fmt::Display for Uuid {
             write!(f, "{byte:02x}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -243,6 +249,8 @@ mod tests {
         assert_eq!(id.raft_id(), 0x0123_4567_89ab_4def);
         assert_eq!(NodeId::from(7).raft_id(), 7);
         assert_eq!(NodeId::from(7).to_string(), "00000000-0000-0007-0000-000000000000");
+        let shown = format!("{:?}", NodeId::from(7));
+        assert_eq!(shown, "NodeId(00000000-0000-0007-0000-000000000000)");
     }
 
     #[test]
