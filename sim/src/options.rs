@@ -205,7 +205,7 @@ impl Options {
             spares: dice.u64(0..=2),
             clients: dice.u64(2..=6),
             keys: dice.u64(1..=6),
-            think_ms: pick(&mut dice, &[100, 200, 400]),
+            think_ms: pick(&mut dice, &[50, 100, 200]),
             faults_ms: dice.u64(40_000..120_000),
             disk: if dice.u8(..4) == 0 { DiskKind::Bytes } else { DiskKind::Objects },
             network: if dice.u8(..4) == 0 { NetworkKind::Streams } else { NetworkKind::Messages },

@@ -6,7 +6,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use kontiki_sim::{Case, Counts, DiskKind, NetworkKind, Report, SOMETIMES, run, run_traced};
+use kontiki_sim::{
+    Case, Counts, DiskKind, NetworkKind, Options, Plan, Report, SOMETIMES, run, run_traced,
+};
 
 use crate::{Failed, processor};
 
@@ -19,14 +21,17 @@ pub(crate) struct World {
     /// Everything on objects and messages, whatever the seed says.
     #[arg(long, conflicts_with = "bytes")]
     objects: bool,
+    /// So many voters, whatever the seed says.
+    #[arg(long)]
+    voters: Option<u64>,
 }
 
 impl World {
-    pub(crate) const BYTES: Self = Self { bytes: true, objects: false };
+    pub(crate) const BYTES: Self = Self { bytes: true, objects: false, voters: None };
 
     pub(crate) fn case(self, seed: u64) -> Case {
-        let mut case = Case::from_seed(seed);
-        let options = &mut case.options;
+        let mut options = Options::from_seed(seed);
+        options.voters = self.voters.unwrap_or(options.voters);
         if self.bytes || self.objects {
             let (disk, network) = match self.bytes {
                 true => (DiskKind::Bytes, NetworkKind::Streams),
@@ -34,7 +39,8 @@ impl World {
             };
             (options.disk, options.network, options.http) = (disk, network, self.bytes);
         }
-        case
+        let plan = Plan::from_options(&options);
+        Case { options, plan }
     }
 
     pub(crate) fn hash(self, seed: u64) -> u64 {
@@ -176,8 +182,13 @@ impl Seeds {
             counts.membership_changes,
         );
         println!(
-            "{} operations, {} of unknown outcome, {} commands applied, {} messages",
-            counts.operations, counts.unknown, counts.applied, counts.messages
+            "{} operations ({:.1} a virtual second), {} of unknown outcome, {} commands applied, \
+             {} messages",
+            counts.operations,
+            counts.operations as f64 / virtual_seconds.max(1.0),
+            counts.unknown,
+            counts.applied,
+            counts.messages
         );
         let seen = totals.sometimes.len();
         println!("{seen} of {} remarkable things came about", SOMETIMES.len());
