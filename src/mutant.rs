@@ -35,6 +35,8 @@ pub enum Mutant {
     LearnerCounts,
     /// Messages for others are taken in.
     MisdirectedTakenIn,
+    /// A member that has moved is not answered where it says that it is.
+    MovedNotAnswered,
     /// The name of a new segment is not made durable.
     NameNotSynced,
     /// A leader commits an entry of an earlier term by counting (thesis 3.6.2).
@@ -84,7 +86,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::AckBeforeSync,
         Self::ChangesInForceEarly,
         Self::ChecksumIgnored,
@@ -98,6 +100,7 @@ impl Mutant {
         Self::LeaderBeforeVote,
         Self::LearnerCounts,
         Self::MisdirectedTakenIn,
+        Self::MovedNotAnswered,
         Self::NameNotSynced,
         Self::OldTermCommitted,
         Self::QueueUnbounded,

@@ -350,11 +350,6 @@ impl Cluster {
         address(n, self.with(n, |server| server.moves))
     }
 
-    /// Whether everybody has always known where a server is.
-    pub(crate) fn has_stayed(&self, n: u64) -> bool {
-        self.with(n, |server| server.moves == 0)
-    }
-
     /// Gives a server that is down another address.
     pub(crate) fn relocate(&self, n: u64) {
         self.with(n, |server| server.moves += 1);

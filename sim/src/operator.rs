@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use kontiki::runtime::{Net as _, Runtime as _};
-use kontiki::{Change, JoinError, Member, MembershipError, NodeId, Raft, RaftRole, TransferError};
+use kontiki::{Change, JoinError, Member, MembershipError, NodeId, Raft, TransferError};
 
 use crate::cluster::{Cluster, State, http_address};
 use crate::judge::Invariant;
@@ -114,28 +114,6 @@ impl Cluster {
         let _ = self.change(Change::Demote(self.id(n))).await;
         // Whatever came of it, the judge knows.
         let _ = self.change(Change::Replace { old, new: self.member(n) }).await;
-    }
-
-    /// Whoever has not heard yet that the leader has moved cannot answer it, and so never hears of
-    /// it: leadership goes to a server that is where it always was.
-    pub(crate) async fn let_known_lead(&self) {
-        for turn in 0..20 {
-            let up = self.numbers(|state| state == State::Up);
-            let leads = |n: &u64| {
-                let raft = self.raft(*n);
-                raft.is_some_and(|raft| raft.status().role == RaftRole::Leader)
-            };
-            let Some(leader) = up.iter().copied().find(leads) else { return };
-            let members = self.judge.membership();
-            let votes = |n: &u64| members.voters().any(|voter| voter.id == self.id(*n));
-            let stayed: Vec<u64> =
-                up.into_iter().filter(|&n| self.has_stayed(n)).filter(votes).collect();
-            if self.has_stayed(leader) || stayed.is_empty() {
-                return;
-            }
-            self.transfer(leader, self.id(stayed[turn % stayed.len()])).await;
-            self.rest().await;
-        }
     }
 
     /// Tells the others where a server is that has moved.

@@ -217,6 +217,7 @@ impl Driver {
     fn take_in(&mut self, inbound: Inbound) {
         match inbound {
             Inbound::Unreachable(peer) => {
+                self.peers.unreachable(peer.raft_id());
                 self.node.handle_unreachable(peer.raft_id());
                 self.forwarded_to_unreachable(peer);
             }

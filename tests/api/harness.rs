@@ -133,6 +133,11 @@ impl Cluster {
 
     /// Starts server `n` on the stores that it has, or on new ones.
     pub(crate) async fn start(&mut self, n: u64) {
+        self.start_at(n, address(n)).await;
+    }
+
+    /// The same, where others find it at `address`.
+    pub(crate) async fn start_at(&mut self, n: u64, address: String) {
         let (log, snapshots) = match self.servers.remove(&n) {
             Some(old) => {
                 let _ = old.raft.shutdown().await;
@@ -141,7 +146,9 @@ impl Cluster {
             None => (MemoryLogStore::new(), MemorySnapshotStore::new()),
         };
         let (state_machine, journal) = typed::machine(Journal::default());
-        let parts = Parts { state_machine, ..self.parts(n, &log, &snapshots) };
+        let transport = self.network.endpoint(address.clone());
+        let mut parts = Parts { state_machine, transport, ..self.parts(n, &log, &snapshots) };
+        parts.config.address = address;
         let raft = Raft::start(parts).await.unwrap();
         self.servers.insert(n, Server { raft, journal, log, snapshots });
     }

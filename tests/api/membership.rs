@@ -128,6 +128,27 @@ pub(crate) async fn a_replacement_is_one_step(mut cluster: Cluster) {
     assert!(voters.contains(&id(4)) && !voters.contains(&id(old)));
 }
 
+pub(crate) async fn a_leader_that_moved_is_answered_by_who_has_not_heard_of_it(mut c: Cluster) {
+    let leader = c.form(3).await;
+    let (late, mover) = (c.others(leader)[0], c.others(leader)[1]);
+    c.write(leader, "a").await;
+    c.raft(late).shutdown().await.unwrap();
+    c.start_at(mover, "elsewhere".into()).await;
+    // The two reach each other before the membership says where.
+    let change = Change::Readdress { id: id(mover), address: "elsewhere".into() };
+    let after = c.raft(leader).change_membership(change).await.unwrap();
+    // Whoever has a change of the membership before it takes no leadership.
+    c.until("it knows", |c| c.raft(mover).status().membership == after).await;
+    c.raft(leader).transfer_leadership(id(mover)).await.unwrap();
+    c.raft(leader).shutdown().await.unwrap();
+    c.start(late).await;
+    c.until("who was away follows", |c| {
+        c.raft(late).status().leader.is_some_and(|leader| leader == id(mover))
+    })
+    .await;
+    assert_eq!(c.write(late, "b").await, 2);
+}
+
 pub(crate) async fn joining_where_nobody_is_ends_with_an_error(mut cluster: Cluster) {
     cluster.start(1).await;
     let addresses = vec![address(77)];

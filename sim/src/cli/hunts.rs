@@ -79,6 +79,7 @@ pub(crate) const HUNTS: [Hunt; Mutant::ALL.len()] = [
         &[Message, Crash, Partition],
         300,
     ),
+    hunt(Mutant::MovedNotAnswered, &[Progress], Objects, &[Crash, Membership], 1_000),
     hunt(Mutant::NameNotSynced, &[DurableBeforeAck, VoteDurable, NoPanic], Bytes, &[Crash], 50),
     hunt(
         Mutant::OldTermCommitted,

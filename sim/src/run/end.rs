@@ -29,8 +29,6 @@ impl Run {
         if !self.serves() {
             return self.violated(Invariant::Progress, "the healed cluster does not serve");
         }
-        let operators = Arc::clone(&self.cluster);
-        self.cluster.operate(async move { operators.let_known_lead().await });
         if !self.until(100 * timeout, Self::agrees) {
             return self.violated(Invariant::Progress, "the healed cluster does not come to agree");
         }

@@ -42,6 +42,25 @@ fn a_message_for_another_cluster_group_or_server_is_dropped_and_counted() {
 }
 
 #[test]
+fn a_leader_that_has_moved_is_answered_by_whoever_has_not_heard_of_it() {
+    let stage = Stage::new(|_| {});
+    let moved = Message { from_address: "elsewhere".into(), ..heartbeat(&stage) };
+    let answered = || {
+        stage.inbox().deliver(moved.clone());
+        stage.turn();
+        let (peer, _) = stage.sent().pop().expect("it is answered");
+        assert_eq!(peer.id, Some(2.into()));
+        peer.address
+    };
+    assert_eq!(answered(), "a2");
+    stage.lose(2);
+    assert_eq!(answered(), "elsewhere");
+    // What was said once may be wrong by now.
+    stage.lose(2);
+    assert_eq!(answered(), "a2");
+}
+
+#[test]
 fn a_blank_server_may_ask_and_hears_answers_only() {
     let stage = Stage::blank(|_| {});
     let raft = RaftMessage { kind: RaftKind::Heartbeat, term: 9, ..RaftMessage::default() };
