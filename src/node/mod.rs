@@ -107,6 +107,7 @@ impl Node {
                 return;
             }
             node.raw.tick();
+            node.remind_heir();
             if node.is_campaigning() && node.raw.raft.election_elapsed == 0 {
                 node.attempt += 1;
             }
@@ -262,6 +263,18 @@ impl Node {
     /// Begins to hand leadership over; it ends when the target leads, or in an election timeout.
     pub(crate) fn handle_transfer(&mut self, to: u64) {
         self.guarded(|node| node.raw.transfer_leader(to));
+    }
+
+    /// The engine asks once whoever is to lead; but the word may be lost, or come when a change of
+    /// the membership that is committed must be taken in first, and then it is ignored.
+    fn remind_heir(&mut self) {
+        let raft = &mut self.raw.raft;
+        let heir = raft.lead_transferee.and_then(|id| Some((id, raft.prs().get(id)?.matched)));
+        if let Some((id, matched)) = heir
+            && matched == raft.raft_log.last_index()
+        {
+            raft.send_timeout_now(id);
+        }
     }
 
     /// Makes the last known commit index part of a write, for a clean end.

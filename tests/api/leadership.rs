@@ -25,6 +25,16 @@ pub(crate) async fn leadership_goes_where_it_is_sent(mut cluster: Cluster) {
     cluster.write(leader, "served").await;
 }
 
+/// The heir has the change still to take in when it is asked to lead.
+pub(crate) async fn leadership_goes_right_behind_a_change_of_the_membership(mut cluster: Cluster) {
+    let leader = cluster.form(3).await;
+    let heir = cluster.others(leader)[0];
+    let learner = Member::learner(id(4), "", address(4));
+    cluster.raft(leader).change_membership(Change::Add(learner)).await.unwrap();
+    cluster.raft(leader).transfer_leadership(id(heir)).await.unwrap();
+    assert_eq!(cluster.leader().await, heir);
+}
+
 /// P11.
 pub(crate) async fn leadership_cannot_go_to_who_cannot_lead(mut cluster: Cluster) {
     let leader = cluster.form(3).await;

@@ -38,6 +38,7 @@ macro_rules! on_every_runtime {
 on_every_runtime! {
     leadership::a_lost_leader_is_replaced,
     leadership::leadership_goes_where_it_is_sent,
+    leadership::leadership_goes_right_behind_a_change_of_the_membership,
     leadership::leadership_cannot_go_to_who_cannot_lead,
     lifecycle::a_cluster_is_formed_on_empty_stores_only,
     lifecycle::a_restart_finds_everything_again,

@@ -136,9 +136,7 @@ pub(crate) async fn a_leader_that_moved_is_answered_by_who_has_not_heard_of_it(m
     c.start_at(mover, "elsewhere".into()).await;
     // The two reach each other before the membership says where.
     let change = Change::Readdress { id: id(mover), address: "elsewhere".into() };
-    let after = c.raft(leader).change_membership(change).await.unwrap();
-    // Whoever has a change of the membership before it takes no leadership.
-    c.until("it knows", |c| c.raft(mover).status().membership == after).await;
+    c.raft(leader).change_membership(change).await.unwrap();
     c.raft(leader).transfer_leadership(id(mover)).await.unwrap();
     c.raft(leader).shutdown().await.unwrap();
     c.start(late).await;

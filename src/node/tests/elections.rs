@@ -40,6 +40,18 @@ fn a_transfer_does_not_outlive_the_leadership_that_began_it() {
     assert_eq!(cluster.commands(leader), [b"a"]);
 }
 
+/// Its word may be lost, or come when the heir has a change of the membership to take in first.
+#[test]
+fn a_leader_that_hands_over_says_so_until_it_is_heard() {
+    let mut cluster = three();
+    let leader = cluster.elect();
+    let heir = leader % 3 + 1;
+    cluster.node(leader).handle_transfer(heir);
+    cluster.node(leader).take_sends();
+    cluster.tick(1);
+    assert!(cluster.node(heir).is_leader());
+}
+
 /// P6.
 #[test]
 fn a_server_that_is_behind_helps_to_elect_another() {
