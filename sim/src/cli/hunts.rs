@@ -67,7 +67,7 @@ pub(crate) const HUNTS: [Hunt; Mutant::ALL.len()] = [
     hunt(Mutant::LeaderBeforeVote, &[VoteDurable], Objects, &[Crash], 50),
     hunt(
         Mutant::LearnerCounts,
-        &[MembershipSafety, CommittedOnQuorum],
+        &[MembershipSafety, CommittedOnQuorum, NoPanic],
         Objects,
         &[Crash, Membership, Partition],
         200,
