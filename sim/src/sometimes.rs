@@ -80,7 +80,7 @@ pub const SOMETIMES: [Sometimes; 78] = [
     one("a bit flipped on a disk", Kinds(&[BitFlip])),
     one("a clock ran fast or slow", Kinds(&[Clock])),
     one("a command of unknown outcome was applied later", Others),
-    one("a command was first applied in a later term than its own", AnyFault),
+    one("a command was first applied in a later term than its own", Others),
     one("a command was refused", AnyFault),
     one("a crash took a write that was not acknowledged", DEATH),
     one("a damaged disk was found out", Kinds(&[BitFlip])),

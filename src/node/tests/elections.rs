@@ -20,17 +20,23 @@ fn word(kind: RaftKind, term: u64) -> RaftMessage {
     RaftMessage { kind, term, ..RaftMessage::default() }
 }
 
-/// P2: otherwise it would refuse commands for ever once it leads again.
-#[test]
-fn a_transfer_does_not_outlive_the_leadership_that_began_it() {
+/// Three servers of which the first is handing over to the second, which did not hear of it.
+fn handing_over() -> (Cluster, u64, u64) {
     let mut cluster = three();
     let leader = cluster.elect();
     let heir = leader % 3 + 1;
     cluster.node(leader).handle_transfer(heir);
-    assert!(!cluster.node(leader).can_propose());
-    // The word to the heir is lost, and another server leads meanwhile.
-    let term = cluster.node(leader).term() + 1;
     cluster.node(leader).take_sends();
+    (cluster, leader, heir)
+}
+
+/// P2: otherwise it would refuse commands for ever once it leads again.
+#[test]
+fn a_transfer_does_not_outlive_the_leadership_that_began_it() {
+    let (mut cluster, leader, heir) = handing_over();
+    assert!(!cluster.node(leader).can_propose());
+    // Another server leads meanwhile.
+    let term = cluster.node(leader).term() + 1;
     cluster.node(leader).handle_message(heir, word(RaftKind::Heartbeat, term));
     assert_eq!(cluster.node(leader).role(), RaftRole::Follower);
     cluster.node(leader).handle_message(heir, word(RaftKind::TimeoutNow, term));
@@ -43,11 +49,8 @@ fn a_transfer_does_not_outlive_the_leadership_that_began_it() {
 /// Its word may be lost, or come when the heir has a change of the membership to take in first.
 #[test]
 fn a_leader_that_hands_over_says_so_until_it_is_heard() {
-    let mut cluster = three();
-    let leader = cluster.elect();
-    let heir = leader % 3 + 1;
-    cluster.node(leader).handle_transfer(heir);
-    cluster.node(leader).take_sends();
+    let (mut cluster, _, heir) = handing_over();
+    assert!(!cluster.node(heir).is_leader());
     cluster.tick(1);
     assert!(cluster.node(heir).is_leader());
 }
