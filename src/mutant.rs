@@ -21,6 +21,8 @@ pub enum Mutant {
     CopyCarriedOut,
     /// A leader counts itself for an entry that it has not stored yet.
     CountedBeforeSync,
+    /// A leader answers from its membership alone without asking whether it still leads.
+    DecidedWithoutRound,
     /// Entries that the engine was promised to find are not there.
     EntriesNotReadable,
     /// What is found at a restart is taken for durable, whether it was synced or not.
@@ -86,13 +88,14 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::AckBeforeSync,
         Self::ChangesInForceEarly,
         Self::ChecksumIgnored,
         Self::CommittedChangeForgotten,
         Self::CopyCarriedOut,
         Self::CountedBeforeSync,
+        Self::DecidedWithoutRound,
         Self::EntriesNotReadable,
         Self::FoundNotRewritten,
         Self::HardStateFirst,

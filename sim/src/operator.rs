@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use kontiki::runtime::{Net as _, Runtime as _};
-use kontiki::{Change, JoinError, Member, MembershipError, NodeId, Raft, TransferError};
+use kontiki::{
+    Change, JoinError, Member, Membership, MembershipError, NodeId, Raft, RaftRole, TransferError,
+};
 
 use crate::cluster::{Cluster, State, http_address};
 use crate::judge::Invariant;
@@ -27,11 +29,14 @@ impl Cluster {
     /// Asks some server to change the membership, once.
     pub(crate) async fn change(&self, change: Change) -> Result<(), MembershipError> {
         let Some(raft) = self.anybody() else { return Err(MembershipError::Unknown) };
+        let since = self.judge.membership().index();
         let result = raft.change_membership(change.clone()).await;
+        self.judge_decision(since, &result).await;
         match &result {
             Ok(after) => {
                 self.judge.sometimes("a membership was changed");
                 self.judge.change_told(after);
+                self.ask_in_vain().await;
             }
             Err(MembershipError::Unknown) => {
                 self.judge.sometimes("the outcome of a membership change stayed unknown");
@@ -44,6 +49,42 @@ impl Cluster {
             self.add_again(&raft, *gone).await;
         }
         result.map(drop)
+    }
+
+    /// What is answered from a membership must be true of one no older than the newest that was
+    /// told of when the question was put.
+    async fn judge_decision(&self, since: u64, result: &Result<Membership, MembershipError>) {
+        let holds = |membership: &Membership| match result {
+            Ok(after) => after.index() >= since,
+            Err(MembershipError::AddressTaken { address, id }) => {
+                membership.member(*id).is_some_and(|member| member.address == *address)
+            }
+            Err(MembershipError::NotFound { id }) => membership.member(*id).is_none(),
+            Err(MembershipError::RoleTaken { id, role }) => {
+                membership.member(*id).is_some_and(|member| member.role == *role)
+            }
+            Err(MembershipError::Superseded { now }) => membership.index() == *now,
+            Err(_) => true,
+        };
+        if self.judge.is_true_since(since, holds) {
+            return;
+        }
+        // The judge hears of it a little later than the others.
+        self.rest().await;
+        if !self.judge.is_true_since(since, holds) {
+            let what = format!("of a membership older than the one of {since}: {result:?}");
+            self.judge.violated(Invariant::MembershipSafety, what);
+        }
+    }
+
+    /// Asks somebody for what cannot be, planned on the newest membership: the answer tells which
+    /// one it takes for that.
+    async fn ask_in_vain(&self) {
+        let Some(raft) = self.anybody() else { return };
+        let since = self.judge.membership().index();
+        let nobody = Change::Promote(NodeId::from(u64::from(u16::MAX)));
+        let result = raft.change_membership_from(since, nobody).await;
+        self.judge_decision(since, &result).await;
     }
 
     /// Tries what no operator should: a server that was taken out is to come back as it was.
@@ -77,7 +118,12 @@ impl Cluster {
         let id = self.id(n);
         while self.id(n) == id {
             if let Some(raft) = self.raft(n) {
-                match raft.join(&addresses).await {
+                let since = self.judge.membership().index();
+                let joined = raft.join(&addresses).await;
+                if let Err(JoinError::Refused { source, .. }) = &joined {
+                    self.judge_decision(since, &Err(source.clone())).await;
+                }
+                match joined {
                     Ok(()) => {
                         self.judge.sometimes("a server joined");
                         return true;
@@ -170,17 +216,25 @@ impl Cluster {
         }
     }
 
+    /// Somebody who is up; half of the time one who says that it leads, rightly or not.
     fn anybody(&self) -> Option<Raft> {
         let up = self.numbers(|state| state == State::Up);
-        let rafts: Vec<Raft> = up.into_iter().filter_map(|n| self.raft(n)).collect();
-        let pick = usize::try_from(self.sim.process(0).random()).unwrap_or(0);
-        rafts.get(pick.checked_rem(rafts.len())?).cloned()
+        let mut rafts: Vec<Raft> = up.into_iter().filter_map(|n| self.raft(n)).collect();
+        let pick = usize::try_from(self.sim.process(0).random() >> 1).unwrap_or(0);
+        if pick.is_multiple_of(2) && rafts.iter().any(says_it_leads) {
+            rafts.retain(says_it_leads);
+        }
+        rafts.get((pick / 2).checked_rem(rafts.len())?).cloned()
     }
 
     async fn rest(&self) {
         let process = self.sim.process(0);
         process.timer(process.now() + self.options.election_timeout()).await;
     }
+}
+
+fn says_it_leads(raft: &Raft) -> bool {
+    raft.status().role == RaftRole::Leader
 }
 
 async fn request(

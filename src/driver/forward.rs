@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::Driver;
-use super::request::{Answered, ChangeAsker, ProposeCaller, TransferAsker};
+use super::request::{Answered, ChangeAsker, Decision, ProposeCaller, TransferAsker};
 use crate::error::NoLeader;
 use crate::id::{ClusterId, NodeId};
 use crate::membership::{Change, Membership, MembershipError, Role};
@@ -110,7 +110,7 @@ impl Driver {
                 let asker = ChangeAsker::Joiner(id, member.address.clone());
                 if self.has_taken_part(member.id) {
                     let used = MembershipError::UsedId { id: member.id };
-                    return self.change_ended(asker, Err(used));
+                    return self.tell_if_leading(Decision::Change(asker, Err(used)), deadline);
                 }
                 self.change(Change::Add(member), None, asker, deadline);
             }

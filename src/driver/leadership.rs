@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Driver;
 use super::forward::{self, Forwarded, Waiter};
-use super::request::{Answered, ChangeAsker, TransferAsker};
+use super::request::{Answered, ChangeAsker, Decision, TransferAsker};
 use crate::error::{Fatal, NoLeader};
 use crate::id::NodeId;
 use crate::membership::{MembershipError, Role};
@@ -45,20 +45,20 @@ impl Driver {
 
     /// Begins to hand over, as leader.
     pub(super) fn transfer(&mut self, to: NodeId, asker: TransferAsker, deadline: Instant) {
-        let refused = match self.node.membership().member(to) {
-            _ if !self.node.is_established() || !self.is_membership_told() => Some(NoLeader.into()),
-            None => Some(TransferError::NotFound { id: to }),
+        if !self.node.is_established() || !self.is_membership_told() {
+            return self.transfer_ended(asker, Err(NoLeader.into()));
+        }
+        let decided = match self.node.membership().member(to) {
+            None => Some(Err(TransferError::NotFound { id: to })),
             Some(member) if member.role == Role::Learner => {
-                Some(TransferError::NotVoter { id: to })
+                Some(Err(TransferError::NotVoter { id: to }))
             }
-            Some(_) if self.transfer.is_some() => Some(TransferError::InProgress),
+            Some(_) if self.transfer.is_some() => Some(Err(TransferError::InProgress)),
+            Some(_) if to == self.shared.id() => Some(Ok(())),
             Some(_) => None,
         };
-        if let Some(error) = refused {
-            return self.transfer_ended(asker, Err(error));
-        }
-        if to == self.shared.id() {
-            return self.transfer_ended(asker, Ok(()));
+        if let Some(decided) = decided {
+            return self.tell_if_leading(Decision::Transfer(asker, decided), deadline);
         }
         let patience = self.now + 3 * self.config.election_timeout;
         self.transfer = Some(Transfer { to, asker, deadline, patience });
@@ -88,7 +88,11 @@ impl Driver {
         }
     }
 
-    fn transfer_ended(&mut self, asker: TransferAsker, result: Result<(), TransferError>) {
+    pub(super) fn transfer_ended(
+        &mut self,
+        asker: TransferAsker,
+        result: Result<(), TransferError>,
+    ) {
         match asker {
             // Whoever asked may have gone.
             TransferAsker::Local(answer) => drop(answer.send(result)),

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Driver;
 use super::forward::{self, Forwarded, Waiter};
-use super::request::{Answered, ChangeAsker, PendingRemoval, TransferAsker};
+use super::request::{Answered, ChangeAsker, Decision, PendingRemoval, TransferAsker};
 use crate::error::{Fatal, NoLeader};
 use crate::id::NodeId;
 use crate::membership::{Change, Membership, MembershipError};
@@ -97,14 +97,16 @@ impl Driver {
         asker: ChangeAsker,
         deadline: Instant,
     ) {
-        match self.node.handle_change(change, planned_on) {
-            Ok(Some(_)) => self.change = Some(PendingChange { asker, deadline }),
-            Ok(None) => {
-                let membership = self.node.membership().clone();
-                self.change_ended(asker, Ok(membership));
+        let decided = match self.node.handle_change(change, planned_on) {
+            Ok(Some(_)) => {
+                self.change = Some(PendingChange { asker, deadline });
+                return;
             }
-            Err(error) => self.change_ended(asker, Err(error)),
-        }
+            _ if matches!(asker, ChangeAsker::Leader) => return,
+            Ok(None) => Ok(self.node.membership().clone()),
+            Err(error) => Err(error),
+        };
+        self.tell_if_leading(Decision::Change(asker, decided), deadline);
     }
 
     /// The voter that is best able to lead instead of this server.

@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use super::Driver;
 use super::forward::Waiter;
-use super::request::{Answered, ReadAsker, ReadCaller};
+use super::request::{Answered, Decision, ReadAsker, ReadCaller};
 use crate::error::{Fatal, NoLeader};
+use crate::membership::MembershipError;
 use crate::mutant::Mutant;
-use crate::raft::{ReadError, ReadGuarantee};
+use crate::raft::{ReadError, ReadGuarantee, TransferError};
 use crate::transport::{Refusal, Reply, RequestId, Verb};
 
 impl Driver {
@@ -27,6 +28,39 @@ impl Driver {
             return self.answer_to(id, Err(Refusal::Overloaded));
         }
         self.reads.push(ReadCaller { asker: ReadAsker::Remote(id), deadline });
+    }
+
+    /// Tells what this leader has decided from the membership alone, once it is known to have led
+    /// when it did: it may have been replaced without having heard, and would deny what its
+    /// successor has told.
+    pub(super) fn tell_if_leading(&mut self, decision: Decision, deadline: Instant) {
+        if Mutant::DecidedWithoutRound.is_planted() {
+            return self.tell(decision);
+        }
+        if self.reads.len() >= self.config.waiting_requests_max {
+            return self.withhold(decision, NoLeader);
+        }
+        let asker = ReadAsker::Decided(Box::new(decision));
+        self.reads.push(ReadCaller { asker, deadline });
+    }
+
+    fn tell(&mut self, decision: Decision) {
+        match decision {
+            Decision::Change(asker, result) => self.change_ended(asker, result),
+            Decision::Transfer(asker, result) => self.transfer_ended(asker, result),
+        }
+    }
+
+    /// A decision that is not known to be a leader's is not told; who asked may ask again.
+    fn withhold<E>(&mut self, decision: Decision, error: E)
+    where
+        MembershipError: From<E>,
+        TransferError: From<E>,
+    {
+        self.tell(match decision {
+            Decision::Change(asker, _) => Decision::Change(asker, Err(error.into())),
+            Decision::Transfer(asker, _) => Decision::Transfer(asker, Err(error.into())),
+        });
     }
 
     /// Starts a round for all who wait: here if this node leads, at the leader otherwise.
@@ -76,9 +110,15 @@ impl Driver {
     }
 
     /// Leadership has moved: a round may never end, or its answer may not come from a leader any
-    /// more.
+    /// more. What this node has decided as leader nobody can confirm now.
     pub(super) fn restart_reads(&mut self) {
         self.reads.abandon();
+        let decided = |caller: &ReadCaller| matches!(caller.asker, ReadAsker::Decided(_));
+        for (_, caller) in self.reads.take_over(decided) {
+            if let ReadAsker::Decided(decision) = caller.asker {
+                self.withhold(*decision, NoLeader);
+            }
+        }
     }
 
     pub(super) fn answer_reads(&mut self) {
@@ -86,8 +126,8 @@ impl Driver {
             return;
         }
         // Who asked from elsewhere waits there until the index is applied.
-        let remote = |caller: &ReadCaller| matches!(caller.asker, ReadAsker::Remote(_));
-        for (index, caller) in self.reads.take_confirmed(remote) {
+        let local = |caller: &ReadCaller| matches!(caller.asker, ReadAsker::Local(_));
+        for (index, caller) in self.reads.take_confirmed(|caller| !local(caller)) {
             self.answer_read(caller, index);
         }
         let planted = Mutant::ReadBeforeApplied.is_planted();
@@ -105,6 +145,7 @@ impl Driver {
                 let _ = answer.send(Ok(ReadGuarantee { index }));
             }
             ReadAsker::Remote(id) => self.answer_to(id, Ok(Reply::ReadAt { index })),
+            ReadAsker::Decided(decision) => self.tell(*decision),
         }
     }
 
@@ -115,15 +156,20 @@ impl Driver {
             match caller.asker {
                 ReadAsker::Local(answer) => drop(answer.send(Err(error))),
                 ReadAsker::Remote(id) => self.answer_to(id, Err(Refusal::NotLeader)),
+                ReadAsker::Decided(decision) => self.withhold(*decision, NoLeader),
             }
         }
     }
 
     pub(super) fn fail_reads(&mut self, fatal: &Fatal) {
         for (_, caller) in self.reads.take_over(|_| true) {
-            if let ReadAsker::Local(answer) = caller.asker {
+            match caller.asker {
                 // Whoever asked may have gone.
-                let _ = answer.send(Err(ReadError::Stopped(fatal.clone())));
+                ReadAsker::Local(answer) => {
+                    drop(answer.send(Err(ReadError::Stopped(fatal.clone()))));
+                }
+                ReadAsker::Remote(_) => {}
+                ReadAsker::Decided(decision) => self.withhold(*decision, fatal.clone()),
             }
         }
     }

@@ -62,6 +62,15 @@ pub(crate) struct ReadCaller {
 pub(crate) enum ReadAsker {
     Local(Answered<ReadGuarantee, ReadError>),
     Remote(RequestId),
+    /// Somebody whose request this leader has decided without an entry.
+    Decided(Box<Decision>),
+}
+
+/// What a leader answers from the membership alone, and to whom.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    Change(ChangeAsker, Result<Membership, MembershipError>),
+    Transfer(TransferAsker, Result<(), TransferError>),
 }
 
 /// Who waits for a change of the membership.

@@ -24,10 +24,8 @@ pub enum Change {
     Demote(NodeId),
     /// Make a learner a voter, once it has acknowledged something to the leader.
     Promote(NodeId),
-    /// Change where a member is reached.
-    ///
-    /// A server that has not heard of this answers the member where it was. While the member leads,
-    /// such a server cannot catch up; leadership in other hands ends that.
+    /// Change where a member is reached. Who has not heard of it yet answers the member where it
+    /// says that it is.
     Readdress {
         /// The member.
         id: NodeId,

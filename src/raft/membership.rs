@@ -15,8 +15,10 @@ impl Raft {
     ///
     /// # Errors
     ///
-    /// All but [`MembershipError::Unknown`] promise that nothing was changed. It ends within
-    /// [`Config::verb_timeout`](crate::Config::verb_timeout), give or take a tick.
+    /// All but [`MembershipError::Unknown`] promise that nothing was changed. What the cluster
+    /// refuses, it refuses by a membership no older than the call, as a linearizable read would
+    /// find it. It ends within [`Config::verb_timeout`](crate::Config::verb_timeout), give or take
+    /// a tick.
     pub async fn change_membership(&self, change: Change) -> Result<Membership, MembershipError> {
         self.change(change, None).await
     }

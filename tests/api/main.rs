@@ -56,6 +56,7 @@ on_every_runtime! {
     membership::a_leader_that_is_removed_hands_over_first,
     membership::a_change_planned_on_an_old_membership_is_refused,
     membership::a_replacement_is_one_step,
+    membership::a_leader_that_is_cut_off_denies_nothing,
     membership::a_leader_that_moved_is_answered_by_who_has_not_heard_of_it,
     membership::joining_where_nobody_is_ends_with_an_error,
     proposals::any_server_takes_a_command_and_answers_it,

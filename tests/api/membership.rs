@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use kontiki::{Change, JoinError, Member, MembershipError, Role};
+use kontiki::{Change, JoinError, Member, MembershipError, NoLeader, Role};
 use kontiki_transport_memory::Faults;
 
 use crate::harness::{Cluster, address, id, member};
@@ -126,6 +126,17 @@ pub(crate) async fn a_replacement_is_one_step(mut cluster: Cluster) {
     let voters: Vec<_> = after.voters().map(|voter| voter.id).collect();
     assert_eq!(voters.len(), 3);
     assert!(voters.contains(&id(4)) && !voters.contains(&id(old)));
+}
+
+pub(crate) async fn a_leader_that_is_cut_off_denies_nothing(mut c: Cluster) {
+    let old = c.form(3).await;
+    c.network.isolate(&address(old));
+    let nobody = Change::Remove(id(77));
+    let denied = c.raft(old).change_membership(nobody.clone()).await;
+    assert_eq!(denied, Err(NoLeader.into()));
+    c.network.heal();
+    let denied = c.raft(old).change_membership(nobody).await;
+    assert_eq!(denied, Err(MembershipError::NotFound { id: id(77) }));
 }
 
 pub(crate) async fn a_leader_that_moved_is_answered_by_who_has_not_heard_of_it(mut c: Cluster) {

@@ -48,6 +48,13 @@ pub(crate) const HUNTS: [Hunt; Mutant::ALL.len()] = [
         &[Crash],
         50,
     ),
+    hunt(
+        Mutant::DecidedWithoutRound,
+        &[MembershipSafety],
+        Objects,
+        &[Membership, Partition, Pause, Wipe],
+        1_000,
+    ),
     hunt(Mutant::EntriesNotReadable, &[NoPanic, Progress], Objects, &[Crash], 5),
     hunt(
         Mutant::FoundNotRewritten,

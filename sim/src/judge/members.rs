@@ -76,6 +76,12 @@ impl Judge {
         });
     }
 
+    /// Whether something is true of a membership that was told of, of the entry at `since` or
+    /// later; before anything was told (0), anything may be.
+    pub(crate) fn is_true_since(&self, since: u64, holds: impl Fn(&Membership) -> bool) -> bool {
+        since == 0 || self.lock().memberships.range(since..).any(|(_, m)| holds(m))
+    }
+
     /// Whether a server has ever been a member, as far as anybody has told.
     pub(crate) fn was_member(&self, id: NodeId) -> bool {
         self.lock().memberships.values().any(|membership| membership.member(id).is_some())

@@ -2,7 +2,8 @@
 
 use super::stage::{Stage, TICK};
 use crate::driver::forward::change_refused;
-use crate::id::{ClusterId, LogId};
+use crate::error::Fatal;
+use crate::id::{ClusterId, LogId, NodeId};
 use crate::membership::{Change, Member, MembershipError};
 use crate::raft::TransferError;
 use crate::status::RaftRole;
@@ -51,7 +52,7 @@ fn hear_of_removal(stage: &Stage) -> LogId {
     log_id
 }
 
-/// Blank server `n` asks server 1 to take it in.
+/// Blank server `n` asks server 1 to take it in; whether that still leads, server 2 confirms.
 fn ask_to_join(stage: &Stage, n: u64, number: u64) {
     let member = Member::voter(n.into(), "", format!("a{n}"));
     let request = Request {
@@ -64,6 +65,8 @@ fn ask_to_join(stage: &Stage, n: u64, number: u64) {
     stage.sent();
     let ask = stage.message(n, MessageBody::Request(request));
     stage.hear_message(Message { cluster: ClusterId::NIL, to: None, ..ask });
+    stage.turn();
+    stage.answer_as(&[2]);
     stage.turn();
 }
 
@@ -156,4 +159,71 @@ fn a_new_leader_tells_of_a_removal_only_when_a_restart_would_know_it() {
     assert_eq!(stage.until(&mut again), Err(MembershipError::NotFound { id: 3.into() }));
     assert_eq!(stage.until(&mut transfer), Err(TransferError::NotFound { id: 3.into() }));
     assert_eq!(stage.raft.status().membership.members().count(), 2);
+}
+
+/// What a leader answers from its membership alone.
+fn decided() -> [(Change, Result<(), MembershipError>); 3] {
+    let member = Member::voter(3.into(), "", "a3");
+    let used = Member::learner(9.into(), "", "a3");
+    let taken = MembershipError::AddressTaken { address: "a3".into(), id: 3.into() };
+    [
+        (Change::Add(member), Ok(())),
+        (Change::Add(used), Err(taken)),
+        (Change::Remove(9.into()), Err(MembershipError::NotFound { id: 9.into() })),
+    ]
+}
+
+/// Its successor may have told otherwise.
+#[test]
+fn a_leader_that_was_replaced_denies_nothing_and_grants_nothing() {
+    for (change, expected) in decided() {
+        let stage = Stage::new(|_| {});
+        stage.lead();
+        let asked = change.clone();
+        let mut call = stage.call(|raft| async move { raft.change_membership(asked).await });
+        stage.ticks(3);
+        assert_eq!(call.look(), None, "nobody has confirmed that it leads");
+        // It goes to whoever leads now.
+        stage.follow(&[]);
+        for _ in 0..2 {
+            assert_eq!(call.look(), None);
+            stage.ticks(5);
+        }
+        let forwarded = stage.requests().pop().expect("the new leader is asked");
+        assert_eq!(forwarded.verb, Verb::Change { change: change.clone(), planned_on: None });
+        // Whoever leads still answers.
+        let stage = Stage::new(|_| {});
+        stage.lead();
+        let mut call = stage.call(|raft| async move { raft.change_membership(change).await });
+        assert_eq!(stage.until(&mut call).map(drop), expected);
+    }
+}
+
+#[test]
+fn a_leader_that_was_replaced_does_not_judge_transfers() {
+    let cases = [(1, Ok(())), (9, Err(TransferError::NotFound { id: 9.into() }))];
+    for (to, expected) in cases {
+        let stage = Stage::new(|_| {});
+        stage.lead();
+        let to = NodeId::from(to);
+        let mut call = stage.call(|raft| async move { raft.transfer_leadership(to).await });
+        stage.ticks(3);
+        assert_eq!(call.look(), None, "nobody has confirmed that it leads");
+        assert_eq!(stage.until(&mut call), expected);
+    }
+}
+
+#[test]
+fn who_waits_for_a_decision_is_told_of_the_end() {
+    let stage = Stage::new(|_| {});
+    stage.lead();
+    let remove = Change::Remove(9.into());
+    let mut change = stage.call(|raft| async move { raft.change_membership(remove).await });
+    let mut transfer = stage.call(|raft| async move { raft.transfer_leadership(9.into()).await });
+    stage.turn();
+    let mut shutdown = stage.call(|raft| async move { raft.shutdown().await });
+    stage.turn();
+    assert_eq!(shutdown.look(), Some(Ok(())));
+    assert_eq!(change.look(), Some(Err(Fatal::Shutdown.into())));
+    assert_eq!(transfer.look(), Some(Err(Fatal::Shutdown.into())));
 }
