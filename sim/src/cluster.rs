@@ -38,6 +38,8 @@ pub(crate) struct Cluster {
     pub(crate) workload: Option<Arc<dyn Workload>>,
     /// How many operators are at work on the membership.
     pub(crate) operators: AtomicU64,
+    /// How many changes that may cost a voter are under way.
+    pub(crate) with_care: AtomicU64,
     network: Option<Network>,
     servers: Mutex<BTreeMap<u64, Server>>,
 }
@@ -90,6 +92,7 @@ impl Cluster {
             history: Mutex::default(),
             workload,
             operators: AtomicU64::new(0),
+            with_care: AtomicU64::new(0),
             network,
             servers: Mutex::new(servers),
             sim,

@@ -157,9 +157,32 @@ impl Cluster {
             return;
         }
         // A voter already, it would only add to the others.
-        let _ = self.change(Change::Demote(self.id(n))).await;
-        // Whatever came of it, the judge knows.
-        let _ = self.change(Change::Replace { old, new: self.member(n) }).await;
+        self.change_with_care(Change::Demote(self.id(n))).await;
+        self.change_with_care(Change::Replace { old, new: self.member(n) }).await;
+    }
+
+    /// Makes a change that may cost a voter, if the others can do without it; asks again until it
+    /// is known what came of it, as whoever hears "unknown" should.
+    pub(crate) async fn change_with_care(&self, change: Change) {
+        if !self.can_spare_a_voter() {
+            return;
+        }
+        self.with_care.fetch_add(1, Ordering::Relaxed);
+        while self.change(change.clone()).await == Err(MembershipError::Unknown) {
+            self.rest().await;
+        }
+        self.with_care.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether those voters that have what they acknowledged are a quorum also of one voter fewer.
+    fn can_spare_a_voter(&self) -> bool {
+        let membership = self.judge.membership();
+        let is_there = |id| self.options.servers().any(|n| self.id(n) == id);
+        let lost = |id| !is_there(id) || self.judge.is_damaged(id);
+        let lost = membership.voters().filter(|voter| lost(voter.id)).count();
+        let rest = membership.voters().count().saturating_sub(1);
+        let alone = self.with_care.load(Ordering::Relaxed) == 0;
+        lost == 0 || alone && rest.saturating_sub(lost) > rest / 2
     }
 
     /// Tells the others where a server is that has moved.

@@ -1,6 +1,7 @@
 //! Doing what the plan says.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kontiki::runtime::Runtime as _;
@@ -303,7 +304,8 @@ impl Run {
             back.is_none_or(|member| member.role != Role::Voter) || cluster.state(n) != State::Up
         });
         let known = matches!(cluster.state(n), State::Up | State::Down) && !self.is_moving();
-        known && self.lost.is_empty() && !membership.is_joint() && membership.voters().count() >= 3
+        let settled = cluster.with_care.load(Ordering::Relaxed) == 0 && !membership.is_joint();
+        known && settled && self.lost.is_empty() && membership.voters().count() >= 3
     }
 
     fn operation(&mut self, fault: &Fault) {
@@ -332,10 +334,7 @@ impl Run {
             }
             _ => return,
         };
-        Arc::clone(&cluster).operate(async move {
-            // Whatever came of it, the judge knows.
-            let _ = cluster.change(change).await;
-        });
+        Arc::clone(&cluster).operate(async move { cluster.change_with_care(change).await });
     }
 
     fn add(&self, n: u64) {
