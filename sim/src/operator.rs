@@ -133,6 +133,13 @@ impl Cluster {
                         self.was_taken_out(id).await;
                         return false;
                     }
+                    Err(JoinError::Refused {
+                        source: MembershipError::AddressTaken { id: earlier, .. },
+                        ..
+                    }) if !self.is_present(earlier) => {
+                        // It asked to join, lost everything, and was taken in then.
+                        let _ = self.change(Change::Remove(earlier)).await;
+                    }
                     Err(_) => {}
                 }
             }
@@ -177,8 +184,7 @@ impl Cluster {
     /// Whether those voters that have what they acknowledged are a quorum also of one voter fewer.
     fn can_spare_a_voter(&self) -> bool {
         let membership = self.judge.membership();
-        let is_there = |id| self.options.servers().any(|n| self.id(n) == id);
-        let lost = |id| !is_there(id) || self.judge.is_damaged(id);
+        let lost = |id| !self.is_present(id) || self.judge.is_damaged(id);
         let lost = membership.voters().filter(|voter| lost(voter.id)).count();
         let rest = membership.voters().count().saturating_sub(1);
         let alone = self.with_care.load(Ordering::Relaxed) == 0;
@@ -237,6 +243,11 @@ impl Cluster {
                 _ => "the operator API answered something else",
             });
         }
+    }
+
+    /// Whether some server has this id now.
+    fn is_present(&self, id: NodeId) -> bool {
+        self.options.servers().any(|n| self.id(n) == id)
     }
 
     /// Somebody who is up; half of the time one who says that it leads, rightly or not.

@@ -63,13 +63,13 @@ impl Run {
         self.leave_some_down();
     }
 
-    /// Half of the time a minority stays down for good.
+    /// Where servers crash, half of the time a minority stays down for good.
     fn leave_some_down(&mut self) {
         let options = &self.cluster.options;
         let mut dice = stream(options.seed, Stream::Loop);
         let settled =
             ![Kind::Membership, Kind::Wipe, Kind::BitFlip].iter().any(|k| options.has(*k));
-        if !settled || dice.bool() {
+        if !settled || !options.has(Kind::Crash) || dice.bool() {
             return;
         }
         let minority = usize::try_from((options.voters - 1) / 2).unwrap_or(0);
