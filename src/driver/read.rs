@@ -125,9 +125,9 @@ impl Driver {
         if self.reads.len() == 0 {
             return;
         }
-        // Who asked from elsewhere waits there until the index is applied.
-        let local = |caller: &ReadCaller| matches!(caller.asker, ReadAsker::Local(_));
-        for (index, caller) in self.reads.take_confirmed(|caller| !local(caller)) {
+        // Who asked from elsewhere waits there until the index is applied; a decision is made.
+        let elsewhere = |caller: &ReadCaller| !matches!(caller.asker, ReadAsker::Local(_));
+        for (index, caller) in self.reads.take_confirmed(elsewhere) {
             self.answer_read(caller, index);
         }
         let planted = Mutant::ReadBeforeApplied.is_planted();

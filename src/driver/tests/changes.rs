@@ -2,10 +2,10 @@
 
 use super::stage::{Stage, TICK};
 use crate::driver::forward::change_refused;
-use crate::error::Fatal;
+use crate::error::{Fatal, NoLeader};
 use crate::id::{ClusterId, LogId, NodeId};
 use crate::membership::{Change, Member, MembershipError};
-use crate::raft::TransferError;
+use crate::raft::{Consistency, TransferError};
 use crate::status::RaftRole;
 use crate::storage::{Entry, EntryKind};
 use crate::transport::{
@@ -52,7 +52,7 @@ fn hear_of_removal(stage: &Stage) -> LogId {
     log_id
 }
 
-/// Blank server `n` asks server 1 to take it in; whether that still leads, server 2 confirms.
+/// Blank server `n` asks server 1 to take it in.
 fn ask_to_join(stage: &Stage, n: u64, number: u64) {
     let member = Member::voter(n.into(), "", format!("a{n}"));
     let request = Request {
@@ -66,7 +66,11 @@ fn ask_to_join(stage: &Stage, n: u64, number: u64) {
     let ask = stage.message(n, MessageBody::Request(request));
     stage.hear_message(Message { cluster: ClusterId::NIL, to: None, ..ask });
     stage.turn();
-    stage.answer_as(&[2]);
+}
+
+/// Server 2 confirms that server 1 leads.
+fn confirm(stage: &Stage) {
+    assert!(stage.answer_as(&[2]));
     stage.turn();
 }
 
@@ -90,6 +94,7 @@ fn a_voter_that_lost_everything_is_refused_by_a_new_leader_too() {
     let progress = stage.raft.status().progress;
     assert!(progress.iter().any(|peer| peer.id == 3.into() && peer.matched == 0));
     ask_to_join(&stage, 3, 1);
+    confirm(&stage);
     assert_eq!(joined(&stage), [Err(MembershipError::UsedId { id: 3.into() })]);
 }
 
@@ -105,6 +110,7 @@ fn a_server_that_has_nothing_may_ask_again_but_does_not_become_a_voter() {
     assert!(stage.raft.status().membership.is_staging(4.into()));
     let cluster = stage.raft.status().cluster;
     ask_to_join(&stage, 4, 2);
+    confirm(&stage);
     assert_eq!(joined(&stage), [Ok(Reply::Joined { cluster })]);
     let voter = Member::voter(4.into(), "", "a4");
     let replace = Change::Replace { old: 3.into(), new: voter };
@@ -200,7 +206,7 @@ fn a_leader_that_was_replaced_denies_nothing_and_grants_nothing() {
 }
 
 #[test]
-fn a_leader_that_was_replaced_does_not_judge_transfers() {
+fn a_transfer_is_judged_only_by_who_is_known_to_lead() {
     let cases = [(1, Ok(())), (9, Err(TransferError::NotFound { id: 9.into() }))];
     for (to, expected) in cases {
         let stage = Stage::new(|_| {});
@@ -211,6 +217,35 @@ fn a_leader_that_was_replaced_does_not_judge_transfers() {
         assert_eq!(call.look(), None, "nobody has confirmed that it leads");
         assert_eq!(stage.until(&mut call), expected);
     }
+}
+
+#[test]
+fn a_decision_that_nobody_confirms_in_time_is_not_told() {
+    let stage = Stage::new(|parts| parts.config.verb_timeout = 12 * TICK);
+    stage.lead();
+    let remove = Change::Remove(9.into());
+    let mut call = stage.call(|raft| async move { raft.change_membership(remove).await });
+    stage.ticks(15);
+    assert_eq!(stage.raft.status().role, RaftRole::Leader);
+    assert_eq!(call.look(), Some(Err(NoLeader.into())));
+}
+
+#[test]
+fn no_more_decisions_wait_than_requests_may() {
+    let stage = Stage::new(|parts| parts.config.waiting_requests_max = 1);
+    stage.lead();
+    let mut read = stage.call(|raft| async move { raft.read(Consistency::Linearizable).await });
+    stage.turn();
+    // A voter that has lost everything.
+    ask_to_join(&stage, 3, 1);
+    assert_eq!(joined(&stage), [Err(NoLeader.into())], "there is no room");
+    stage.ticks(3);
+    assert_eq!(stage.until(&mut read).map(drop), Ok(()));
+    ask_to_join(&stage, 3, 2);
+    assert_eq!(joined(&stage), [], "nobody has confirmed that it leads");
+    stage.ticks(3);
+    confirm(&stage);
+    assert_eq!(joined(&stage), [Err(MembershipError::UsedId { id: 3.into() })]);
 }
 
 #[test]
