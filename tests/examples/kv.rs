@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use crate::{Program, ask, guarded, text};
+use crate::{Program, ask, guarded, own_address, text};
 
 /// One server, as its own process.
 pub(crate) struct Server {
@@ -9,11 +9,13 @@ pub(crate) struct Server {
     pub(crate) peer: String,
 }
 
-/// Starts a server; its addresses are what the system gives, unless `more` says otherwise.
+/// Starts a server; for HTTP it is at any port, for its peers where `more` says, or at one to which
+/// it can come back.
 pub(crate) async fn start(name: &str, data: &Path, more: &[&str]) -> Server {
     let mut arguments = vec!["--name", name, "--data", text(data), "--http", "127.0.0.1:0"];
+    let own = own_address();
     if !more.contains(&"--peer") {
-        arguments.extend(["--peer", "127.0.0.1:0"]);
+        arguments.extend(["--peer", &own]);
     }
     arguments.extend(more);
     let mut program = Program::start("kv", &arguments);
@@ -84,7 +86,9 @@ fn a_token_file_turns_acls_on() {
         let data = tempfile::tempdir().unwrap();
         let tokens = data.path().join("tokens");
         std::fs::write(&tokens, "secret\n\nother\n").unwrap();
+        let peer = ["--peer", "127.0.0.1:0"];
         let more = ["--bootstrap", "--token-file", text(&tokens), "--region", "north"];
+        let more = [&peer[..], &more].concat();
         let server = start("n1", &data.path().join("n1"), &more).await;
         let path = "/v1/operator/raft/configuration";
         assert_eq!(ask(&server.http, "GET", path, b"").await.0, 403);

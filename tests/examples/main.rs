@@ -5,6 +5,7 @@
 
 mod bad_starts;
 mod kv;
+mod ports;
 mod three_nodes;
 
 use std::path::{Path, PathBuf};
@@ -104,6 +105,11 @@ pub(crate) async fn ask(
     let head = String::from_utf8(answer[..end].to_vec()).unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     (status, head, answer[end + 4..].to_vec())
+}
+
+/// Where a server may listen that comes back.
+pub(crate) fn own_address() -> String {
+    format!("127.0.0.1:{}", ports::own(1).unwrap())
 }
 
 /// Runs a test in real time; the one guard fails it where it would hang.

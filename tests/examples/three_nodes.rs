@@ -1,14 +1,15 @@
 use std::path::Path;
 
-use crate::{Program, ask, guarded, text};
+use crate::{Program, ask, guarded, ports, text};
 
 #[test]
 fn the_demo_ends_well_twice_on_one_directory() {
     guarded(async {
         let data = tempfile::tempdir().unwrap();
         let mut tables = Vec::new();
-        for _ in 0..2 {
-            let arguments = ["--demo", "--port", "0", "--data", text(data.path())];
+        // The second time at any ports for HTTP, and for peers where they know each other.
+        for port in [own(), "0".to_owned()] {
+            let arguments = ["--demo", "--port", &port, "--data", text(data.path())];
             let ended = Program::start("three_nodes", &arguments).ended().await;
             assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.errors);
             for step in ["1. ", "2. ", "3. ", "4. ", "5. ", "6. "] {
@@ -25,9 +26,14 @@ fn the_demo_ends_well_twice_on_one_directory() {
     });
 }
 
+/// A first port for three that come back.
+fn own() -> String {
+    ports::own(22).unwrap().to_string()
+}
+
 /// Starts the three; gives the program and where they serve HTTP.
-async fn serve(data: &Path) -> (Program, Vec<String>) {
-    let mut program = Program::start("three_nodes", &["--port", "0", "--data", text(data)]);
+async fn serve(port: &str, data: &Path) -> (Program, Vec<String>) {
+    let mut program = Program::start("three_nodes", &["--port", port, "--data", text(data)]);
     let hint = program.line("Try, on any of the three").await;
     let (_, addresses) = hint.split_once('(').unwrap();
     let addresses = addresses.trim_end_matches("):").split(", ").map(str::to_owned).collect();
@@ -38,7 +44,7 @@ async fn serve(data: &Path) -> (Program, Vec<String>) {
 fn it_serves_until_ctrl_c_which_hands_leadership_over_and_comes_back_with_its_data() {
     guarded(async {
         let data = tempfile::tempdir().unwrap();
-        let (mut program, http) = serve(data.path()).await;
+        let (mut program, http) = serve(&own(), data.path()).await;
         program.line("n1 leads n1, n2, n3 (3 vote)").await;
         assert_eq!(ask(&http[1], "PUT", "/kv/greeting", b"hello").await.0, 200);
         let hint = "/v1/operator/raft/configuration?pretty";
@@ -64,7 +70,7 @@ fn it_serves_until_ctrl_c_which_hands_leadership_over_and_comes_back_with_its_da
         assert_eq!(ended.errors, "");
 
         // Also with one that was removed meanwhile.
-        let (program, http) = serve(data.path()).await;
+        let (program, http) = serve("0", data.path()).await;
         assert_eq!(ask(&http[1], "GET", "/kv/greeting", b"").await.2, b"hello");
         program.interrupt().await;
         drop(program);
@@ -75,14 +81,15 @@ fn it_serves_until_ctrl_c_which_hands_leadership_over_and_comes_back_with_its_da
 fn what_cannot_work_is_said_in_one_line() {
     guarded(async {
         let data = tempfile::tempdir().unwrap();
-        let (mut program, http) = serve(data.path()).await;
-        let (_, taken) = http[0].split_once(':').unwrap();
+        let (mut program, _) = serve("0", data.path()).await;
+        let taken = own();
+        let _taker = std::net::TcpListener::bind(format!("127.0.0.1:{taken}")).unwrap();
         let at = text(data.path());
         let other = data.path().join("other");
         let in_use = format!("{} is in use by another process", data.path().join("n1").display());
         for (arguments, expected) in [
             (["--port", "65535", "--data", at], "65535 is not in 0..=65514"),
-            (["--port", taken, "--data", text(&other)], "Address already in use"),
+            (["--port", &taken, "--data", text(&other)], "Address already in use"),
             (["--port", "0", "--data", at], in_use.as_str()),
         ] {
             let ended = Program::start("three_nodes", &arguments).ended().await;
@@ -93,9 +100,7 @@ fn what_cannot_work_is_said_in_one_line() {
         program.interrupt().await;
         assert_eq!(program.ended().await.code, Some(0));
         // Its peers would not find it anywhere else.
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let moved = ["--port", &free.min(65_514).to_string(), "--data", at];
-        let ended = Program::start("three_nodes", &moved).ended().await;
+        let ended = Program::start("three_nodes", &["--port", &own(), "--data", at]).ended().await;
         assert!(ended.code.is_some_and(|code| code != 0));
         assert!(ended.errors.contains("know it at 127.0.0.1:"), "{}", ended.errors);
     });

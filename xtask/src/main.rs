@@ -7,6 +7,8 @@ mod fuzz;
 mod instructions;
 mod kv;
 mod nightly;
+#[path = "../../tests/examples/ports.rs"]
+mod ports;
 mod server;
 mod sim;
 mod steps;

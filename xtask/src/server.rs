@@ -1,12 +1,12 @@
 //! One `kv` process.
 
 use std::fs::OpenOptions;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use crate::kv::Client;
+use crate::ports;
 use crate::steps::cargo;
 use crate::wall;
 
@@ -37,8 +37,8 @@ pub(crate) fn build() -> Result<(), String> {
 }
 
 pub(crate) fn free_address() -> Result<String, String> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
-    listener.local_addr().map(|address| address.to_string()).map_err(|error| error.to_string())
+    let port = ports::own(1).ok_or("there is no free port")?;
+    Ok(format!("127.0.0.1:{port}"))
 }
 
 impl Server {
