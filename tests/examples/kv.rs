@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use crate::{Program, ask, guarded, own_address, text};
+use crate::{Program, ask, guarded, ports, text};
 
 /// One server, as its own process.
 pub(crate) struct Server {
@@ -13,7 +13,7 @@ pub(crate) struct Server {
 /// it can come back.
 pub(crate) async fn start(name: &str, data: &Path, more: &[&str]) -> Server {
     let mut arguments = vec!["--name", name, "--data", text(data), "--http", "127.0.0.1:0"];
-    let own = own_address();
+    let own = ports::own_address().unwrap();
     if !more.contains(&"--peer") {
         arguments.extend(["--peer", &own]);
     }
@@ -86,9 +86,8 @@ fn a_token_file_turns_acls_on() {
         let data = tempfile::tempdir().unwrap();
         let tokens = data.path().join("tokens");
         std::fs::write(&tokens, "secret\n\nother\n").unwrap();
-        let peer = ["--peer", "127.0.0.1:0"];
         let more = ["--bootstrap", "--token-file", text(&tokens), "--region", "north"];
-        let more = [&peer[..], &more].concat();
+        let more = [&more[..], &["--peer", "127.0.0.1:0"]].concat();
         let server = start("n1", &data.path().join("n1"), &more).await;
         let path = "/v1/operator/raft/configuration";
         assert_eq!(ask(&server.http, "GET", path, b"").await.0, 403);

@@ -107,9 +107,19 @@ pub(crate) async fn ask(
     (status, head, answer[end + 4..].to_vec())
 }
 
-/// Where a server may listen that comes back.
-pub(crate) fn own_address() -> String {
-    format!("127.0.0.1:{}", ports::own(1).unwrap())
+#[test]
+fn a_port_to_come_back_to_is_nobody_elses() {
+    let listen = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let firsts = [(); 3].map(|()| ports::own(22).unwrap());
+    let own: std::collections::BTreeSet<u16> = firsts.iter().flat_map(|n| *n..n + 22).collect();
+    assert_eq!(own.len(), 66, "one was given twice");
+    // Whoever asks the system for any port is given none of them, though they are free.
+    let given: Vec<_> = (0..100).map(|_| listen(0)).collect();
+    let given = given.iter().map(|listener| listener.local_addr().unwrap().port());
+    assert!(given.min() > own.last().copied(), "the system gives such ports out");
+    let _second = listen(firsts[0] + 1);
+    let places = [firsts[0], firsts[0] + 2];
+    assert_eq!(ports::first_free(places.into_iter(), 2), Some(firsts[0] + 2), "one is taken");
 }
 
 /// Runs a test in real time; the one guard fails it where it would hang.

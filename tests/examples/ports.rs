@@ -12,18 +12,28 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const FIRST: u32 = 10_000;
 /// So many in all; other processes begin elsewhere among them.
 const COUNT: u32 = 20_000;
-const PER_PROCESS: u32 = 100;
+const PER_PROCESS: u32 = 200;
 /// How many places are looked at before there is said to be none.
 const TRIES: u32 = 1_000;
 
 /// A port of 127.0.0.1 that is free, with the `span - 1` above it; each is given once.
-pub(crate) fn own(span: u16) -> Option<u16> {
+pub(crate) fn own(span: u16) -> Result<u16, String> {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     let begin = process::id() % (COUNT / PER_PROCESS) * PER_PROCESS;
-    (0..TRIES).find_map(|_| {
+    let places = (0..TRIES).filter_map(|_| {
         let offset = begin + GIVEN.fetch_add(span.into(), Ordering::Relaxed);
-        let first = u16::try_from(FIRST + offset % COUNT).ok()?;
-        let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        (first..first + span).all(is_free).then_some(first)
-    })
+        u16::try_from(FIRST + offset % COUNT).ok()
+    });
+    first_free(places, span).ok_or_else(|| format!("no {span} free ports in a row"))
+}
+
+/// The first of these places at which that many ports in a row are nobody's.
+pub(crate) fn first_free(mut places: impl Iterator<Item = u16>, span: u16) -> Option<u16> {
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    places.find(|first| (*first..first + span).all(is_free))
+}
+
+/// Where a server may listen that comes back.
+pub(crate) fn own_address() -> Result<String, String> {
+    Ok(format!("127.0.0.1:{}", own(1)?))
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::kv::{Answer, Client, If};
+use crate::ports;
 use crate::server::{self, First, Server};
 use crate::stores;
 use crate::wall::{self, pause};
@@ -28,8 +29,8 @@ pub(crate) fn run(words: &[&str]) -> Result<(), String> {
     for number in 0..3 {
         cluster.push(Server {
             name: format!("n{number}"),
-            http: server::free_address()?,
-            peer: server::free_address()?,
+            http: ports::own_address()?,
+            peer: ports::own_address()?,
             directory: directory.path().join(format!("n{number}")),
             launcher: Vec::new(),
             options: Vec::new(),

@@ -6,7 +6,6 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use crate::kv::Client;
-use crate::ports;
 use crate::steps::cargo;
 use crate::wall;
 
@@ -34,11 +33,6 @@ pub(crate) enum First<'a> {
 /// Builds the program that the servers run.
 pub(crate) fn build() -> Result<(), String> {
     cargo("build --quiet --example kv")
-}
-
-pub(crate) fn free_address() -> Result<String, String> {
-    let port = ports::own(1).ok_or("there is no free port")?;
-    Ok(format!("127.0.0.1:{port}"))
 }
 
 impl Server {
